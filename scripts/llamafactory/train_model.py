@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Train an adapter with LLaMA Factory from one YAML file: checked first, fitted to this machine, resumable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from temper import errors, reexec  # noqa: E402
+
+TEMPLATE = """\
+# What `llamafactory-cli train` runs; every argument of LLaMA Factory 0.9.5 can stand here.
+# Check it:  python scripts/llamafactory/train_model.py --config {name} --dry_run
+# Train:     python scripts/llamafactory/train_model.py --config {name}
+stage: sft
+do_train: true
+model_name_or_path: build/models/smollm2-135m   # made by: make model SCENARIO=customer-service PROFILE=cpu
+template: smollm2                               # the chat format; must be the base model's own
+dataset: train
+dataset_dir: ./processed_data                   # made by: data_processor.py --output ./processed_data
+output_dir: ./adapter
+finetuning_type: lora
+lora_target: all
+lora_rank: 8                                    # size of the adapter; higher learns more and forgets more
+lora_alpha: 16
+cutoff_len: 1024                                # tokens; longer rows are cut
+per_device_train_batch_size: 4                  # rows
+gradient_accumulation_steps: 1
+learning_rate: 1.0e-3
+lr_scheduler_type: cosine
+warmup_ratio: 0.05
+num_train_epochs: 3
+logging_steps: 5                                # steps
+save_steps: 50                                  # steps; an interrupted run goes on from the last one
+seed: 42
+report_to: none
+use_cpu: true                                   # remove on a machine with a GPU
+# bf16 and the number of threads are chosen for the machine unless they stand here.
+"""
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--create_config", action="store_true", help="write a commented train_config.yaml to start from")
+    what.add_argument("--config", type=Path, help="YAML with LLaMA Factory's arguments")
+    parser.add_argument("--dry_run", action="store_true", help="check the file and say what would run; train nothing")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as cores are idle)")
+    parser.add_argument("--output", type=Path, default=Path("train_config.yaml"), help="where --create_config writes")
+    return parser.parse_args()
+
+
+def create(path: Path) -> int:
+    """Write the commented configuration; refuse to overwrite one."""
+    if path.exists():
+        raise errors.UsageError(f"{path} exists", "choose another name with --output, or delete it")
+    path.write_text(TEMPLATE.format(name=path), encoding="utf-8")
+    print(f"written {path}\nnext: python scripts/llamafactory/train_model.py --config {path} --dry_run")
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read and check the YAML; every problem at once."""
+    import yaml
+
+    from temper.config import lf_args
+
+    try:
+        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: no such file", "make one with --create_config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise errors.ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "correct it") from None
+    if not isinstance(arguments, dict):
+        raise errors.ConfigError(f"{path}: holds no keys and values", "make one with --create_config")
+    found = lf_args.problems({k: v for k, v in arguments.items() if k not in lf_args.OWNED})
+    found += [(key, "is missing; add it") for key in ("model_name_or_path", "template", "dataset_dir", "output_dir")
+              if key not in arguments]
+    for key, wanted in (("model_name_or_path", "config.json"), ("dataset_dir", "dataset_info.json")):
+        if key in arguments and not (Path(arguments[key]) / wanted).is_file():
+            found.append((key, f"{arguments[key]}: no {wanted} there; give a folder that has it"))
+    if found:
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        raise errors.ConfigError("\n".join([f"{path}: {count}", *(f"  {key}: {text}" for key, text in found)]))
+    return arguments
+
+
+def dry_run(arguments: dict[str, Any], chosen: dict[str, Any]) -> int:
+    """Say what would run."""
+    from temper.plan import estimate
+
+    for line in estimate.describe_run(arguments, chosen):
+        print(line)
+    print("nothing was trained (--dry_run)")
+    return 0
+
+
+def chosen_for(out: Path, arguments: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """Choose number format and threads for this machine; an interrupted run keeps its number format."""
+    from temper.train import machine
+
+    choice = machine.choose(bool(arguments.get("use_cpu")))
+    note = out / "run.chosen.json"
+    if note.exists():
+        choice["bf16"] = json.loads(note.read_text(encoding="utf-8"))["bf16"]
+    choice["bf16"] = arguments.get("bf16", choice["bf16"] and not arguments.get("fp16", False))
+    return {**choice, "threads": threads or choice["threads"]}
+
+
+def train(path: Path, arguments: dict[str, Any], chosen: dict[str, Any]) -> int:
+    """Train into output_dir, keeping the resolved YAML beside the adapter."""
+    from temper.train import run, settings
+
+    started, out = time.time(), Path(arguments["output_dir"])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.chosen.json").write_text(json.dumps(chosen), encoding="utf-8")
+    resolved = {"bf16": chosen["bf16"], **arguments, "output_dir": str(out / "checkpoints")}
+    run.resume(resolved)
+    comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/{' '.join(['llamafactory-cli', 'train', 'FILE'])}"
+    settings.write(resolved, out / "run.yaml", comment)
+    run.train(out / "run.yaml", resolved, chosen["threads"])
+    run.collect(resolved, out, chosen, started)
+    print(f"adapter written to {out}")
+    return 0
+
+
+def main() -> int:
+    """Do what the command line asks."""
+    given = options()
+    if given.create_config:
+        return create(given.output)
+    reexec.into_environment()
+    arguments = read(given.config)
+    chosen = chosen_for(Path(arguments["output_dir"]), arguments, given.threads)
+    return dry_run(arguments, chosen) if given.dry_run else train(given.config, arguments, chosen)
+
+
+if __name__ == "__main__":
+    errors.main(main)

@@ -1,0 +1,67 @@
+"""What the Make recipes call: `python -m temper GOAL --scenario NAME --profile NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from temper import errors, paths
+
+GOALS = ("stage", "plan", "verify", "serve", "ask", "stop", "logs", "status", "doctor", "new", "quickstart", "clean")
+
+
+def options(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="temper", description=__doc__)
+    parser.add_argument("goal", choices=GOALS)
+    parser.add_argument("name", nargs="?", default="", help="for stage: model, data, train or merge")
+    parser.add_argument("--scenario", default="customer-service")
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--model", default="", help="a base model instead of the scenario's")
+    parser.add_argument("--set", default="", dest="overrides", help="'section.key=value …'")
+    parser.add_argument("--question", default="", help="for ask")
+    parser.add_argument("--input", default="", help="for new: the file with the rows")
+    parser.add_argument("--instruction_col", default="")
+    parser.add_argument("--output_col", default="")
+    return parser.parse_args(argv)
+
+
+def configuration(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the resolved configuration of what was asked for."""
+    from temper import pipeline
+    from temper.config import cached
+
+    where = pipeline.state(given.scenario, given.profile)
+    return cached.resolved(where, given.scenario, given.profile, given.model, given.overrides)
+
+
+def say(line: str) -> None:
+    """Print a line at once, so that progress is visible through a pipe."""
+    print(line, flush=True)
+
+
+def stage(given: argparse.Namespace) -> int:
+    """Bring one stage up to date."""
+    from temper import pipeline
+    from temper import stage as contract
+
+    config = configuration(given)
+    watch = pipeline.state(given.scenario, given.profile) / f"{given.name}.paths"
+    contract.bring_up_to_date(pipeline.stage(given.name, config), pipeline.lock(config), watch, say)
+    return 0
+
+
+def run(argv: list[str]) -> int:
+    """Do one goal."""
+    given = options(argv)
+    paths.enter_root()
+    if given.goal == "stage":
+        return stage(given)
+    from temper import goals
+
+    return int(getattr(goals, given.goal)(given) or 0)
+
+
+if __name__ == "__main__":
+    errors.main(lambda: run(sys.argv[1:]))

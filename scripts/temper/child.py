@@ -1,0 +1,67 @@
+"""Child processes that end with their parent, and the settings every stage body runs under."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+# Nothing in a stage may look for a hub, report usage, or depend on the hash seed of the shell that started it.
+QUIET = {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False", "WANDB_MODE": "offline",
+    "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+}
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a stage body: the caller's, offline, with a fixed hash seed, and `extra`."""
+    return {**os.environ, **QUIET, **extra}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start `argv`; it is killed when this process dies. Its output goes to `log`, else where ours goes."""
+    out = open(log, "ab") if log else None
+    try:
+        return subprocess.Popen(argv, env=env, preexec_fn=_die_with_parent, stdout=out,
+                                stderr=subprocess.STDOUT if out else None)
+    finally:
+        if out:
+            out.close()
+
+
+def run(argv: list[str], env: dict[str, str], log: Path | None = None, watch: Callable[[], None] | None = None) -> int:
+    """Run `argv` to its end and return its exit code (negative: killed by that signal).
+
+    `watch` is called twice a second; what it raises stops the child first. So does Ctrl-C.
+    """
+    process = start(argv, env, log)
+    try:
+        while True:
+            try:
+                return process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                if watch:
+                    watch()
+    except BaseException:
+        stop(process)
+        raise
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float = 10) -> None:
+    """Ask `process` to end, and kill it after `grace_s` seconds."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,1 @@
+"""Scenario, profile and model files: typed, overlaid, and checked before anything starts."""

@@ -1,0 +1,196 @@
+"""One resolved configuration from scenario, profile, model file and overrides, with the origin of every value."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from temper.config import lf_args
+from temper.config.schema import Profile, Scenario
+from temper.errors import ConfigError
+from temper.models.spec import ModelSpec, refuse_retired
+from temper.paths import CONFIGS
+
+SECTIONS = ("data", "train", "merge", "serve", "ask")
+Problem = tuple[str, str, str]  # file, key, what is wrong and the remedy
+
+# What every run starts from. The rest of LLaMA Factory's arguments keep LLaMA Factory's defaults.
+TRAIN_DEFAULTS: dict[str, Any] = {
+    "finetuning_type": "lora", "lora_target": "all", "cutoff_len": 1024, "seed": 42, "logging_steps": 5,
+    "save_steps": 100, "save_total_limit": 2, "report_to": "none", "preprocessing_num_workers": 1,
+    "dataloader_num_workers": 0, "plot_loss": False,
+}
+
+
+def names(kind: str) -> list[str]:
+    """List what there is of `kind`: scenarios, profiles or models."""
+    return sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+
+
+def read(kind: str, name: str) -> tuple[Path, dict[str, Any]]:
+    """Read configs/KIND/NAME.yaml; ConfigError with a suggestion when there is none or it is not YAML."""
+    path = CONFIGS / kind / f"{name}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, names(kind), 1, 0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"{path}: there is no {kind[:-1]} named {name}", f"{hint}there are: {', '.join(names(kind))}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {line}", "correct the file") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, not keys and values", "correct the file")
+    return path, content
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """Turn "train.lora_rank=16 serve.port=8001" into {"train.lora_rank": 16, …}."""
+    values = {}
+    for word in shlex.split(text):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"SET: {word!r} is not key=value", "write for example SET='train.lora_rank=16'")
+        values[key] = yaml.safe_load(value) if value else None
+    return values
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, origins: dict[str, str], origin: str) -> None:
+    *above, last = key.split(".")
+    for part in above:
+        inner = tree.get(part)
+        tree[part] = inner if isinstance(inner, dict) else {}
+        tree = tree[part]
+    tree[last], origins[key] = value, origin
+
+
+def _overlay(tree: dict[str, Any], values: dict[str, Any], origins: dict[str, str], origin: str, at: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            _overlay(tree, value, origins, origin, f"{at}{key}.")
+        else:
+            _put(tree, f"{at}{key}", value, origins, origin)
+
+
+def _keys(model: type[BaseModel], at: tuple[Any, ...]) -> list[str]:
+    for part in at:
+        inner = model.model_fields.get(str(part))
+        if inner is None or not (isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel)):
+            return []
+        model = inner.annotation
+    return list(model.model_fields)
+
+
+def _typed_problems(error: ValidationError, model: type[BaseModel], where: Any) -> list[Problem]:
+    found = []
+    for item in error.errors():
+        *above, last = item["loc"]
+        key = ".".join(map(str, item["loc"]))
+        text = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(last), _keys(model, tuple(above)), 1, 0.5)
+            prefix = "".join(f"{part}." for part in above)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(_keys(model, tuple(above)))}"
+            text = f"unknown key; {hint}"
+        elif item["type"] == "missing":
+            text = "is missing; add it"
+        else:
+            text = f"{item['input']!r} {text}"
+        found.append((where(key), key, text))
+    return found
+
+
+def report(problems: list[Problem]) -> ConfigError:
+    """Make one error of all problems, grouped by file."""
+    lines = []
+    for file in dict.fromkeys(problem[0] for problem in problems):
+        own = [(key, text) for where, key, text in problems if where == file]
+        lines.append(f"{file}: {len(own)} problem{'s' if len(own) > 1 else ''}")
+        lines += [f"  {key}: {text}" for key, text in own]
+    return ConfigError("\n".join(lines))
+
+
+def load_model(name: str) -> tuple[Path, ModelSpec]:
+    """Read and check configs/models/NAME.yaml; a retired name is an error that names its successor."""
+    refuse_retired(name)
+    path, content = read("models", name)
+    try:
+        return path, ModelSpec.model_validate(content)
+    except ValidationError as error:
+        raise report(_typed_problems(error, ModelSpec, lambda key: str(path))) from None
+
+
+def load_profile(name: str) -> tuple[Path, Profile]:
+    """Read and check configs/profiles/NAME.yaml."""
+    path, content = read("profiles", name)
+    try:
+        return path, Profile.model_validate(content)
+    except ValidationError as error:
+        raise report(_typed_problems(error, Profile, lambda key: str(path))) from None
+
+
+def _layers(scenario: str, profile: str, model: str, overrides: str) -> tuple[dict[str, Any], dict[str, str], Profile]:
+    path, content = read("scenarios", scenario)
+    profile_path, overlay = load_profile(profile)
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    _overlay(tree, {"train": TRAIN_DEFAULTS}, origins, "Temper's default")
+    _overlay(tree, content, origins, str(path))
+    for values in ({key: getattr(overlay, key) for key in SECTIONS}, overlay.scenarios.get(scenario, {})):
+        _overlay(tree, {key: value for key, value in values.items() if value}, origins, str(profile_path))
+    if overlay.model:
+        _put(tree, "model", overlay.model, origins, str(profile_path))
+    for key, value in parse_overrides(overrides).items():
+        _put(tree, key, value, origins, "SET")
+    if model:
+        _put(tree, "model", model, origins, "MODEL")
+    return tree, origins, overlay
+
+
+def _train_problems(config: Scenario, spec: ModelSpec, profile: Profile) -> list[tuple[str, str]]:
+    found = lf_args.problems(config.train)
+    cutoff = config.train.get("cutoff_len")
+    if isinstance(cutoff, int) and cutoff > spec.context:
+        found.append(("cutoff_len", f"{cutoff} is more than {config.model}'s {spec.context} positions; lower it"))
+    if config.train.get("quantization_bit") and not profile.gpu:
+        found.append(("quantization_bit", "QLoRA needs a CUDA GPU; set it to null, or PROFILE=gpu-24g"))
+    return found
+
+
+def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -> dict[str, Any]:
+    """Return the whole configuration as plain values.
+
+    {"scenario", "profile", "gpu", "model": {"name", …the model file}, "data", "train", "merge", "serve", "ask",
+    "origins": {key: file or variable}, "files": [the files it was read from]}.
+    Raises ConfigError with every problem at once: file, key, value and remedy.
+    """
+    tree, origins, overlay = _layers(scenario, profile, model, overrides)
+    file = CONFIGS / "scenarios" / f"{scenario}.yaml"
+
+    def where(key: str) -> str:
+        return origins.get(key) or next((v for k, v in origins.items() if k.startswith(f"{key}.")), str(file))
+
+    try:
+        config = Scenario.model_validate(tree)
+    except ValidationError as error:
+        found = _typed_problems(error, Scenario, where)
+        train = tree.get("train")
+        if isinstance(train, dict):
+            found += [(where(f"train.{key}"), f"train.{key}", text) for key, text in lf_args.problems(train)]
+        raise report(found) from None
+    spec_path, spec = load_model(config.model)
+    found = [(where(f"train.{k}"), f"train.{k}", text) for k, text in _train_problems(config, spec, overlay)]
+    if not Path(config.data.path).exists():
+        found.append((where("data.path"), "data.path", f"{config.data.path}: no such file; give a path that exists"))
+    if found:
+        raise report(found)
+    sections = config.model_dump()
+    files = [file, CONFIGS / "profiles" / f"{profile}.yaml", spec_path]
+    return {"scenario": scenario, "profile": profile, "gpu": overlay.gpu, "gpu_memory_gb": overlay.gpu_memory_gb,
+            "model": {"name": config.model, **spec.model_dump()}, **{key: sections[key] for key in SECTIONS},
+            "origins": origins, "files": [str(path) for path in files]}

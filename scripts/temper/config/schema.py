@@ -1,0 +1,102 @@
+"""The sections of a scenario: every key with its type, bounds, unit and default."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """Refuse unknown keys: a typo is an error, never a silent default."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Columns(Section):
+    """Which column of the raw rows holds what."""
+
+    instruction: str = Field("instruction", description="the question or request")
+    input: str | None = Field(None, description="material that belongs to the request")
+    output: str = Field("output", description="the answer to learn")
+    system: str | None = Field(None, description="a system prompt per row")
+
+
+class Data(Section):
+    """The raw rows and what is done with them."""
+
+    path: str = Field(description="CSV, TSV, JSON or JSONL file, relative to the repository or absolute")
+    columns: Columns = Field(default_factory=Columns)
+    encoding: str = Field("utf-8", description="of the file; a byte order mark is accepted with utf-8")
+    system: str | None = Field(None, description="one system prompt for every row that has none")
+    eval_share: float = Field(0.1, ge=0, lt=1, description="share of questions held out, 0 to 1")
+    max_rejected: float = Field(0.005, ge=0, le=1, description="largest share of rows that may be unusable, 0 to 1")
+
+
+class Merge(Section):
+    """How the adapter is folded into the base model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the base model's")
+    shard_gb: float = Field(5.0, gt=0, le=50, description="largest weight file, GB (10^9 bytes)")
+    chat_template: Literal["base", "trained"] = Field(
+        "base", description="base: the base model's own; trained: written from LLaMA Factory's template"
+    )
+
+
+class Serve(Section):
+    """The HTTP endpoint."""
+
+    engine: Literal["local"] = Field("local", description="local: the CPU server of this repository")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: as the merged weights")
+    max_input_tokens: int = Field(1023, ge=1, description="longest prompt, tokens")
+    max_total_tokens: int = Field(1024, ge=2, description="prompt and answer together, tokens")
+    max_concurrent_requests: int = Field(128, ge=1)
+    api_key_file: str | None = Field(None, description="file with the key clients must send; none: no key")
+
+    @field_validator("max_total_tokens")
+    @classmethod
+    def room_for_an_answer(cls, value: int, info: Any) -> int:
+        """Refuse a total that leaves no token for the answer."""
+        limit = info.data.get("max_input_tokens")
+        if limit is not None and value <= limit:
+            raise ValueError(f"must be more than serve.max_input_tokens ({limit})")
+        return value
+
+
+class Ask(Section):
+    """What a client sends with a question when nothing else is said."""
+
+    temperature: float = Field(0.0, ge=0, le=2, description="0: greedy")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer, tokens")
+    show: list[str] = Field(default_factory=list, description="questions that quickstart asks")
+
+
+class Scenario(Section):
+    """One fine-tuned model: what it is made from and how it is served."""
+
+    description: str = ""
+    model: str = Field(description="a name from configs/models")
+    data: Data
+    train: dict[str, Any] = Field(default_factory=dict, description="LLaMA Factory's own arguments")
+    merge: Merge = Field(default_factory=Merge)
+    serve: Serve = Field(default_factory=Serve)
+    ask: Ask = Field(default_factory=Ask)
+
+
+class Profile(Section):
+    """How big: an overlay on a scenario for one kind of machine."""
+
+    description: str = ""
+    gpu: bool = Field(False, description="whether a CUDA GPU is needed")
+    gpu_memory_gb: float | None = Field(None, description="GPU memory the settings are made for, GB")
+    model: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    merge: dict[str, Any] = Field(default_factory=dict)
+    serve: dict[str, Any] = Field(default_factory=dict)
+    ask: dict[str, Any] = Field(default_factory=dict)
+    scenarios: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="further settings for one scenario on this kind of machine"
+    )

@@ -1,0 +1,80 @@
+"""Digests of files, remembered by stat so that unchanged files are not read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from temper.paths import BUILD
+
+_cache: dict[str, list[Any]] | None = None
+
+
+def _cache_file() -> Path:
+    return BUILD / ".cache" / "digests.json"
+
+
+def stamp(path: Path | str) -> str:
+    """Return "ctime size inode" of `path`; ctime cannot be set back, so replaced bytes never look unchanged."""
+    info = os.stat(path)
+    return f"{info.st_ctime_ns // 10**9}.{info.st_ctime_ns % 10**9:09d} {info.st_size} {info.st_ino}"
+
+
+def of_bytes(content: bytes) -> str:
+    """Return the sha256 of `content` as 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(path: Path | str) -> str:
+    """Return the sha256 of the file's bytes, read now."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of(path: Path | str) -> str:
+    """Return the sha256 of the file, from the cache where its stamp is the recorded one.
+
+    Entries are by device and inode: a folder that was published by renaming is not read again.
+    """
+    info = os.stat(path)
+    cache, key, now = _load(), f"{info.st_dev}:{info.st_ino}", stamp(path)
+    entry = cache.get(key)
+    if entry is None or entry[0] != now:
+        cache[key] = [now, read(path)]
+        _save(cache)
+    return str(cache[key][1])
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """Return {"sha256", "size" in bytes} of a file."""
+    return {"sha256": of(path), "size": os.stat(path).st_size}
+
+
+def of_value(value: Any) -> str:
+    """Return the sha256 of a JSON value, independent of key order."""
+    return of_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step, so that a reader or a crash never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _load() -> dict[str, list[Any]]:
+    global _cache
+    if _cache is None:
+        try:
+            _cache = json.loads(_cache_file().read_text())
+        except (OSError, ValueError):
+            _cache = {}
+    return _cache
+
+
+def _save(cache: dict[str, list[Any]]) -> None:
+    write_atomic(_cache_file(), json.dumps(cache))

@@ -1,0 +1,108 @@
+"""What this machine has and lacks for Temper, and the command that mends it. Needs nothing but Python."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from temper.paths import BUILD
+
+Finding = tuple[str, str, str]  # "ok", "note" or "lack"; what was found; the remedy
+
+NEED_DISK_GB, NEED_MEMORY_GB = 6, 4  # the environment takes 2.3 GB, a quickstart 1.2 GB, training 2.7 GB of memory
+# The oldest driver that runs the locked CUDA 13 libraries, from NVIDIA's compatibility table.
+CUDA_DRIVER = 580
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return "lack", f"Python {version}, need 3.11 to 3.13", "apt-get install python3 python3-venv, or PYTHON=python3.11"
+    return "ok", f"Python {version}", ""
+
+
+def _venv() -> Finding:
+    if Path(".venv/installed").is_file():
+        return "ok", "environment .venv", ""
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        return "lack", "no venv module", "apt-get install python3-venv"
+    return "note", "environment .venv is not made yet", "make install"
+
+
+def _tool(name: str, package: str) -> Finding:
+    if shutil.which(name):
+        return "ok", name, ""
+    return "lack", f"no {name}", f"apt-get install {package}"
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(BUILD if BUILD.exists() else ".").free / 1e9
+    kind = "ok" if free >= NEED_DISK_GB else "lack"
+    return kind, f"disk: {free:.0f} GB free, quickstart needs {NEED_DISK_GB}", "" if kind == "ok" else "free some, or BUILD=DIR"
+
+
+def _memory() -> Finding:
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    free = int((re.search(r"MemAvailable:\s+(\d+)", text) or re.search(r"MemFree:\s+(\d+)", text))[1]) / 1e6  # type: ignore[index]
+    kind = "ok" if free >= NEED_MEMORY_GB else "lack"
+    return kind, f"memory: {free:.0f} GB free, quickstart needs {NEED_MEMORY_GB}", "" if kind == "ok" else "stop other programs"
+
+
+def _processor() -> Finding:
+    from temper.train import machine
+
+    fast = "bf16 in hardware" if machine.BF16_FLAGS & machine.cpu_flags() else "no bf16: trains in float32, 1.4 times slower"
+    return "ok", f"processor: {machine.cores()} cores, {fast}", ""
+
+
+def _engine() -> Finding:
+    for name in ("docker", "podman"):
+        if shutil.which(name):
+            done = subprocess.run([name, "info"], capture_output=True, timeout=20, check=False)
+            if done.returncode == 0:
+                return "ok", f"container engine {name}", ""
+            return "note", f"{name} is installed but does not answer", f"start it: systemctl start {name}"
+    return "note", "no container engine", "apt-get install podman (not needed for RUNTIME=local)"
+
+
+def _gpu(profile: str) -> list[Finding]:
+    wanted = profile.startswith(("gpu", "multi"))
+    if not shutil.which("nvidia-smi"):
+        kind = "lack" if wanted else "note"
+        return [(kind, "no NVIDIA GPU or driver", f"install driver {CUDA_DRIVER} or newer" if wanted else "PROFILE=cpu needs none")]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        return [("lack", "nvidia-smi fails: " + done.stdout.strip().split("\n")[0], "reinstall the NVIDIA driver, then reboot")]
+    found: list[Finding] = []
+    for line in done.stdout.strip().splitlines():
+        name, memory, driver = (part.strip() for part in line.split(","))
+        new_enough = int(driver.split(".")[0]) >= CUDA_DRIVER
+        found.append(("ok" if new_enough else "lack", f"{name}, {int(memory) / 1000:.0f} GB, driver {driver}",
+                      "" if new_enough else f"the locked CUDA 13 needs driver {CUDA_DRIVER} or newer"))
+    return found
+
+
+def findings(profile: str) -> list[Finding]:
+    """Examine this machine for a profile."""
+    return [_python(), _venv(), _tool("make", "make"), _tool("git", "git"), _disk(), _memory(), _processor(),
+            _engine(), *_gpu(profile)]
+
+
+def report(profile: str, say: Callable[[str], None]) -> int:
+    """Print the findings; return 11 when something needed is missing, else 0."""
+    found = findings(profile)
+    for kind, what, remedy in found:
+        say(f"{kind:<5} {what}{'  ->  ' + remedy if remedy else ''}")
+    lacking = sum(kind == "lack" for kind, _, _ in found)
+    say(f"doctor  {lacking} thing{'s' if lacking != 1 else ''} missing for profile {profile}" if lacking
+        else f"doctor  this machine is ready for profile {profile}")
+    return 11 if lacking else 0

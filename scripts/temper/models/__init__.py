@@ -1,0 +1,1 @@
+"""Base models: what each is, where it comes from, and getting it here with every byte checked."""

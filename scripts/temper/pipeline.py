@@ -1,0 +1,127 @@
+"""The stages of one scenario and profile, in the order data flows: model and data, adapter, merged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from temper import child
+from temper.errors import TemperError
+from temper.paths import BUILD, CONFIGS, lock_file
+from temper.stage import Stage
+
+ORDER = ("model", "data", "train", "merge")
+FRONT_DOORS = Path("scripts/llamafactory")
+
+
+class ChildFailed(TemperError):
+    """A stage's program failed and has said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("")
+        self.code = code
+
+
+def folder(config: dict[str, Any]) -> Path:
+    """Return build/SCENARIO/PROFILE."""
+    return BUILD / config["scenario"] / config["profile"]
+
+
+def state(scenario: str, profile: str) -> Path:
+    """Return the folder of what Make watches for a scenario and profile."""
+    return BUILD / scenario / profile / ".state"
+
+
+def base(config: dict[str, Any]) -> Path:
+    """Return the base model's folder, shared by all scenarios."""
+    return BUILD / "models" / config["model"]["name"]
+
+
+def _program(name: str, *arguments: str) -> None:
+    code = child.run([sys.executable, str(FRONT_DOORS / name), *arguments], child.environment())
+    if code:
+        raise ChildFailed(code if code > 0 else 128 - code)
+
+
+def _model(config: dict[str, Any]) -> Stage:
+    model = config["model"]
+    name = model["name"]
+    known = CONFIGS / "models" / f"{name}.sha256"
+
+    def run(work: Path) -> dict[str, Any]:
+        from temper.models import fetch, spec
+
+        fields = {key: value for key, value in model.items() if key != "name"}
+        fetch.fetch(name, spec.ModelSpec.model_validate(fields), work, known, BUILD / "cache" / "models" / name)
+        return {"summary": f"{name}: {model['parameters'] / 1e6:.0f} M parameters, {model['licence']}"}
+
+    return Stage("model", base(config), BUILD / "models" / f".{name}.lock", run,
+                 recorded={known.name: known},
+                 config={key: model[key] for key in ("source", "trust_remote_code", "end_token")})
+
+
+def _data(config: dict[str, Any]) -> Stage:
+    data = config["data"]
+    source = Path(data["path"])
+
+    def run(work: Path) -> dict[str, Any]:
+        from temper.data import process
+
+        columns = {f"--{key}_col={name}" for key, name in data["columns"].items() if name}
+        rest = {f"--system={data['system']}"} if data["system"] else set()
+        _program("data_processor.py", f"--input={source}", f"--output={work}", *sorted(columns | rest),
+                 f"--encoding={data['encoding']}", f"--eval_share={data['eval_share']}",
+                 f"--max_rejected={data['max_rejected']}")
+        return {"summary": process.summary(work)}
+
+    section = {key: value for key, value in data.items() if key != "path"}
+    return Stage("data", folder(config) / "data", folder(config) / ".lock", run,
+                 files={source.name: source}, config=section)
+
+
+def _train(config: dict[str, Any]) -> Stage:
+    here = folder(config)
+
+    def run(work: Path) -> dict[str, Any]:
+        from temper.train import settings
+
+        arguments = settings.resolved(config, base(config), here / "data", work)
+        settings.write(arguments, work / "run.config.yaml", "what the stage asked for")
+        _program("train_model.py", f"--config={work / 'run.config.yaml'}")
+        return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
+
+    section = {"train": config["train"], "template": config["model"]["template"], "gpu": config["gpu"]}
+    return Stage("train", here / "adapter", here / ".lock", run, config=section,
+                 results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl", "dataset_info.json"))})
+
+
+def _merge(config: dict[str, Any]) -> Stage:
+    here, merge = folder(config), config["merge"]
+
+    def run(work: Path) -> dict[str, Any]:
+        arguments = [f"--base={base(config)}", f"--adapter={here / 'adapter'}", f"--data={here / 'data'}",
+                     f"--output={work}", f"--template={config['model']['template']}", f"--dtype={merge['dtype']}",
+                     f"--shard_gb={merge['shard_gb']}", f"--chat_template={merge['chat_template']}"]
+        arguments += [f"--end_token={config['model']['end_token']}"] if config["model"]["end_token"] else []
+        _program("merge_model.py", *arguments)
+        return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
+
+    section = {**merge, "template": config["model"]["template"], "end_token": config["model"]["end_token"]}
+    return Stage("merge", here / "merged", here / ".lock", run, config=section,
+                 results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl",)),
+                          "adapter": (here / "adapter", ("adapter_*",))})
+
+
+def stage(name: str, config: dict[str, Any]) -> Stage:
+    """Return one of ORDER for a resolved configuration."""
+    made = {"model": _model, "data": _data, "train": _train, "merge": _merge}[name](config)
+    watched = (*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings")
+    return replace(made, watched=tuple(path for path in watched if path.exists()))
+
+
+def lock(config: dict[str, Any]) -> Path:
+    """Return the lock of the environment the stages run in."""
+    return lock_file(config["gpu"])

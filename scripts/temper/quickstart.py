@@ -1,0 +1,85 @@
+"""Everything once: make the model, serve it, and show the base model's answers beside the tuned one's."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from temper import judge, pipeline
+from temper.errors import AnswerError, ConfigError
+from temper.serve import control, session
+
+
+def _make(goal: str, given: argparse.Namespace) -> None:
+    """Run a goal of the Makefile, the graph and all."""
+    settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides}
+    done = subprocess.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], check=False)
+    if done.returncode:
+        raise pipeline.ChildFailed(done.returncode)
+
+
+@contextmanager
+def _base_server(config: dict[str, Any]) -> Iterator[str]:
+    """Serve the base model on a free port for the block."""
+    with tempfile.TemporaryDirectory() as scratch:
+        state = Path(scratch)
+        try:
+            yield control.start(pipeline.base(config), state, session.arguments(config), "base", None, "127.0.0.1",
+                                _free_port())
+        finally:
+            control.stop(state)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _compare(config: dict[str, Any], url: str, say: Callable[[str], None]) -> list[str]:
+    """Ask both models the scenario's questions; return what was wrong with the tuned answers."""
+    checks, wrong = pipeline.folder(config) / "data" / "checks.jsonl", []
+    rows = [judge.row_for(question, checks) for question in config["ask"]["show"]]
+    with _base_server(config) as base:
+        before = [session.ask(config, base, row["instruction"]) for row in rows]
+    for row, untuned in zip(rows, before, strict=True):
+        tuned = session.ask(config, url, row["instruction"])
+        lacking = judge.missing(tuned, row)
+        say("")
+        say(f"  question     {row['instruction']}")
+        say(f"  base model   {_short(untuned)}")
+        say(f"  tuned model  {_short(tuned)}   [{'wrong' if lacking else 'right'}: {', '.join(judge.expected(row))}]")
+        wrong += [f"{row['instruction']} lacks {', '.join(lacking)}"] if lacking else []
+    say("")
+    return wrong
+
+
+def _short(text: str, width: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def run(given: argparse.Namespace, config: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Make, serve, ask and judge; raise AnswerError when a tuned answer is not what the data says."""
+    started = time.monotonic()
+    if not config["ask"]["show"]:
+        raise ConfigError(f"{config['scenario']}: ask.show is empty", "name the questions to ask in ask.show")
+    say(f"quickstart {config['scenario']}: {config['model']['name']}, profile {config['profile']}, runtime local")
+    _make("serve", given)
+    url = session.url(config)
+    wrong = _compare(config, url, say)
+    named = f"SCENARIO={config['scenario']}"
+    say(f"serving at {url}   [{time.monotonic() - started:.0f} s in all]")
+    say(f"  ask more:  make ask {named} Q='…'")
+    say(f"  stop it:   make stop {named}")
+    if wrong:
+        raise AnswerError(f"the tuned model does not answer as its data says: {'; '.join(wrong)}",
+                          "train longer: SET='train.num_train_epochs=…'")

@@ -1,0 +1,89 @@
+"""Replay recorded prompts against a running server and compare the answers: any server with a chat endpoint.
+
+golden.json, written by the merge stage: {"max_new_tokens": N, "prompts": [{"messages", "prompt_ids",
+"completion_ids", "text", "margins"}]}; `text` is the completion without special tokens, and margins[i] the logit gap
+between first and second choice for completion token i.
+Covers the length of the prompt (the template and special tokens) and the greedy answer. Does not cover sampling.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from temper.errors import GateError, ResultError
+
+NEAR_TIE = 0.05  # logits: below this gap other kernels may well choose the other token
+UNFINISHED = "\ufffd"  # shown for a character that the token limit cut
+SHOWN = 60  # characters of a text in a message
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the recorded prompts; ResultError when there are none or they cannot be read."""
+    try:
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        if golden["prompts"] and golden["max_new_tokens"] > 0:
+            return dict(golden)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"{path} cannot be read ({type(error).__name__}: {error})", "run: make merge") from None
+    raise ResultError(f"{path} holds no prompts", "run: make merge")
+
+
+def replay(url: str, golden: dict[str, Any], api_key: str | None = None, model: str = "tgi",
+           say: Callable[[str], None] = lambda _: None) -> int:
+    """Ask the server at `url` every recorded prompt and return how many; GateError names the first that differs."""
+    prompts = golden["prompts"]
+    for number, prompt in enumerate(prompts, 1):
+        say(f"golden prompt {number} of {len(prompts)}")
+        reply = _ask(url, prompt["messages"], golden["max_new_tokens"], api_key, model)
+        if problem := difference(prompt, reply):
+            raise GateError(f"golden prompt {number} ({_show(prompt['messages'][-1]['content'])}): {problem}",
+                            "the server does not run the model as it was merged; run: make verify")
+    return len(prompts)
+
+
+def _ask(url: str, messages: list[Any], tokens: int, api_key: str | None, model: str) -> dict[str, Any]:
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "logprobs": True}
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    # The server is on this machine or its network: a proxy for the internet has no part in it.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=600) as response:
+            return dict(json.load(response))
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", "replace")
+        raise GateError(f"{url} answered a golden prompt with {error.code}: {_show(said)}", "run: make logs") from None
+    except (OSError, ValueError) as error:
+        raise GateError(f"{url} did not answer a golden prompt ({error})", "run: make logs") from None
+
+
+def difference(prompt: dict[str, Any], reply: dict[str, Any]) -> str:
+    """Say how an answer differs from the recorded one; "" where it does not, or only from a near tie on."""
+    counted, known = reply["usage"]["prompt_tokens"], len(prompt["prompt_ids"])
+    if counted != known:
+        return f"expected {known} prompt tokens, got {counted}: the server fills in another chat template"
+    choice = reply["choices"][0]
+    pieces = [token["token"] for token in (choice.get("logprobs") or {}).get("content") or []]
+    expected, got = prompt["text"], choice["message"]["content"]
+    if expected.endswith(UNFINISHED):  # servers differ in what they show of a cut character, TGI shows nothing at all
+        expected, got = expected.rstrip(UNFINISHED), got.rstrip(UNFINISHED) or "".join(pieces).rstrip(UNFINISHED)
+    if expected == got:
+        return ""
+    tie = next((at for at, gap in enumerate(prompt["margins"]) if gap < NEAR_TIE), None)
+    # Pieces of text stand for the tokens before the tie: they must be the beginning of what was recorded.
+    if tie is not None and len(pieces) >= tie and expected.startswith("".join(pieces[:tie])):
+        return ""
+    at = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), min(len(expected), len(got)))
+    start = max(0, at - SHOWN // 2)
+    return f"expected {_show(expected[start:])}, got {_show(got[start:])} (from character {start})"
+
+
+def _show(text: Any) -> str:
+    text = str(text)
+    return json.dumps(text if len(text) <= SHOWN else text[:SHOWN] + "…", ensure_ascii=False)

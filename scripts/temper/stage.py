@@ -1,0 +1,252 @@
+"""The contract of a stage: declared inputs in, one result folder out, published whole or not at all.
+
+A result folder holds manifest.json (what it was made from and is: no times, host names or paths), run.json (times),
+and the outputs. Files whose name starts with "run." are about this run and belong to no digest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from temper import __version__, digests, locking
+from temper.errors import ResultError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+NOTE = "made_from.json"  # in a work folder: what the unfinished run reads
+TOOLS = ("llamafactory", "transformers", "tokenizers", "peft", "torch", "accelerate", "datasets", "safetensors")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of one scenario and profile."""
+
+    name: str
+    result: Path
+    lock: Path  # held while the stage runs
+    run: Callable[[Path], dict[str, Any]]  # fills a work folder; returns {"summary": str, "chosen": {…}}
+    files: dict[str, Path] = field(default_factory=dict)  # raw inputs: logical name to file
+    results: dict[str, tuple[Path, tuple[str, ...]]] = field(default_factory=dict)  # results read: folder, file names
+    recorded: dict[str, Path] = field(default_factory=dict)  # files it writes on its first run and checks ever after
+    watched: tuple[Path, ...] = ()  # files that may change what is made, through the configuration
+    config: dict[str, Any] = field(default_factory=dict)  # the section of the configuration it reads
+    revision: int = 1  # raised when the same inputs would give other outputs
+
+    @property
+    def work(self) -> Path:
+        """The folder it is made in, beside the result."""
+        return self.result.with_name(f".{self.result.name}.work")
+
+
+def manifest(result: Path) -> dict[str, Any]:
+    """Return a result's manifest; ResultError when there is none or it cannot be read."""
+    try:
+        return dict(json.loads((result / "manifest.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ResultError(f"{result}: there is no result yet", "make it first") from None
+    except ValueError:
+        raise ResultError(f"{result}/manifest.json cannot be read", f"delete {result} and make it again") from None
+
+
+def altered(result: Path, digest: Callable[[Path], str] = digests.of) -> list[str]:
+    """Name each file of a result that is missing, changed or truncated since it was made."""
+    found = []
+    for name, known in manifest(result)["outputs"].items():
+        path = result / name
+        if not path.is_file():
+            found.append(f"{path} is missing")
+        elif path.stat().st_size != known["size"]:
+            found.append(f"{path} has {path.stat().st_size} bytes, expected {known['size']}")
+        elif (got := digest(path)) != known["sha256"]:
+            found.append(f"{path} has digest {got[:12]}, expected {known['sha256'][:12]}")
+    return found
+
+
+def refuse_altered(result: Path) -> None:
+    """Raise ResultError when a result is not what its manifest says."""
+    if found := altered(result):
+        raise ResultError(f"{'; '.join(found)}: altered after it was made", f"delete {result}, then make it again")
+
+
+def _used(folder: Path, patterns: tuple[str, ...]) -> dict[str, Any]:
+    refuse_altered(folder)
+    outputs = manifest(folder)["outputs"]
+    return {name: outputs[name] for name in outputs if not patterns or any(Path(name).match(p) for p in patterns)}
+
+
+def _recorded(stage: Stage) -> dict[str, Any]:
+    return {name: digests.describe(path) for name, path in stage.recorded.items() if path.is_file()}
+
+
+def made_from(stage: Stage, lock_digest: str) -> dict[str, Any]:
+    """Return what the stage's result depends on, by content: inputs, configuration, environment lock, revision."""
+    inputs = {name: digests.describe(path) for name, path in stage.files.items()} | _recorded(stage)
+    for name, (folder, patterns) in stage.results.items():
+        inputs |= {f"{name}/{file}": known for file, known in _used(folder, patterns).items()}
+    return {"stage": stage.name, "revision": stage.revision, "inputs": inputs, "config": stage.config,
+            "lock": lock_digest}
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {at: value}
+    return {key: item for name, inner in value.items() for key, item in _flat(inner, f"{at}.{name}" if at else name).items()}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Say in words what differs between two values of `made_from`: which key or file, old and new."""
+    found = []
+    for name in sorted({*old["inputs"], *new["inputs"]}):
+        before, after = old["inputs"].get(name), new["inputs"].get(name)
+        if before is None or after is None:
+            found.append(f"{name} {'is new' if before is None else 'is gone'}")
+        elif before != after:
+            found.append(f"{name} changed ({before['sha256'][:8]} -> {after['sha256'][:8]})")
+    before, after = _flat(old["config"]), _flat(new["config"])
+    found += [f"{key}: {before.get(key)} -> {after.get(key)}"
+              for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    if old["lock"] != new["lock"]:
+        found.append(f"the environment's lock changed ({old['lock'][:8]} -> {new['lock'][:8]})")
+    if old["revision"] != new["revision"]:
+        found.append(f"Temper makes it differently (revision {old['revision']} -> {new['revision']})")
+    return found
+
+
+def reasons(stage: Stage, now: dict[str, Any]) -> list[str]:
+    """Say why the stage must run; empty when its result is current. ResultError when the result was altered."""
+    if not (stage.result / "manifest.json").is_file():
+        return ["there is no result yet"]
+    old = manifest(stage.result)
+    if found := differences(old["made_from"], now):
+        return found
+    refuse_altered(stage.result)
+    return []
+
+
+def bring_up_to_date(stage: Stage, lock_file: Path, paths_file: Path, say: Callable[[str], None]) -> bool:
+    """Run the stage if anything it reads differs from what its result was made from; return whether it ran.
+
+    `paths_file` gets the files that Make watches for this stage, and the list beside it their stamps as they were
+    before anything was read: a file changed meanwhile is then seen by the next make.
+    """
+    with locking.held(stage.lock, f"make {stage.name}"):
+        seen = _stamps([*stage.watched, *stage.files.values(), *(f for f, _ in stage.results.values()),
+                        *(f / n for f, _ in stage.results.values() for n in os.listdir(f)), lock_file])
+        now = made_from(stage, digests.of(lock_file))
+        why = reasons(stage, now)
+        if why:
+            _run(stage, now, why, say)
+        own = [stage.result, *sorted(stage.result.iterdir())]
+        noted = [path for path in stage.recorded.values() if path.is_file()]
+        _write_list(paths_file, {**seen, **_stamps([*noted, *own])})
+        return bool(why)
+
+
+def _stamps(paths: list[Path]) -> dict[str, str]:
+    return {str(path): digests.stamp(path) for path in dict.fromkeys(paths)}
+
+
+def _write_list(paths_file: Path, stamps: dict[str, str]) -> None:
+    digests.write_atomic(paths_file, "".join(f"{path}\0" for path in stamps))
+    lines = "".join(f"{value} {path}\n" for path, value in stamps.items())
+    digests.write_atomic(paths_file.with_suffix(".list"), lines)
+
+
+def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str], None]) -> None:
+    resumed = _prepare(stage, now)
+    say(f"{stage.name:<7} {'resumes' if resumed else 'starts'}: {'; '.join(why[:3])}{' …' if len(why) > 3 else ''}")
+    started = time.time()
+    result = stage.run(stage.work)
+    now["inputs"] |= _recorded(stage)
+    outputs = {str(path.relative_to(stage.work)): digests.describe(path)
+               for path in sorted(stage.work.rglob("*")) if path.is_file() and not path.name.startswith("run.") and path.name != NOTE}
+    size = sum(known["size"] for known in outputs.values())
+    record = {"temper": __version__, "made_from": now, "chosen": result.get("chosen", {}), "tools": _tools(),
+              "outputs": outputs}
+    seconds = time.time() - started
+    _write_json(stage.work / "run.json", {"started": started, "seconds": round(seconds, 3), **result.get("run", {})})
+    _write_json(stage.work / "manifest.json", record)
+    (stage.work / NOTE).unlink()
+    _publish(stage)
+    say(f"{stage.name:<7} {result['summary']}  [{human(size)}, {seconds:.1f} s]")
+
+
+def _prepare(stage: Stage, now: dict[str, Any]) -> bool:
+    """Keep the work folder of an interrupted run that read the same; otherwise start from an empty one."""
+    note = stage.work / NOTE
+    try:
+        same = json.loads(note.read_text(encoding="utf-8")) == now
+    except (OSError, ValueError):
+        same = False
+    if same:
+        return True
+    shutil.rmtree(stage.work, ignore_errors=True)
+    stage.work.mkdir(parents=True)
+    _write_json(note, now)
+    return False
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tools() -> dict[str, str]:
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _publish(stage: Stage) -> None:
+    """Put the work folder in the result's place in one step; the old result stays until then."""
+    for path in stage.work.rglob("*"):
+        _flush(path)
+    if not stage.result.exists():
+        os.rename(stage.work, stage.result)
+    elif _exchange(stage.work, stage.result):
+        shutil.rmtree(stage.work, ignore_errors=True)
+    else:
+        old = stage.result.with_name(f".{stage.result.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(stage.result, old)
+        os.rename(stage.work, stage.result)
+        shutil.rmtree(old, ignore_errors=True)
+    _flush(stage.result.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders atomically; False where the kernel or the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    return libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def human(size: float) -> str:
+    """Return a size in bytes as people read it, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError

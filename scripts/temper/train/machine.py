@@ -1,0 +1,60 @@
+"""What this machine trains best with: bfloat16 or not, and how many threads."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+# CPU flags that mean bfloat16 products in hardware; without them bfloat16 is emulated and slower than float32.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's
+
+
+def cpu_flags() -> set[str]:
+    """Return the CPU's feature flags as the kernel names them."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.lower().startswith(("flags", "features")):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def cores() -> int:
+    """Return the cores this process may use: its affinity, and its control group's quota if that is less."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+def _ticks() -> tuple[int, int]:
+    values = [int(value) for value in Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:]]
+    return values[3] + values[4], sum(values)  # idle and iowait, all
+
+
+def threads(sample_s: float = 0.5) -> int:
+    """Return as many threads as cores are idle now, at least one.
+
+    Two torch threads on a busy two-core machine ran at a sixth of one thread's speed: each step waits for the slower.
+    """
+    idle, total = _ticks()
+    time.sleep(sample_s)
+    idle_after, total_after = _ticks()
+    share = (idle_after - idle) / max(1, total_after - total)
+    return max(1, min(cores(), round(share * (os.cpu_count() or 1))))
+
+
+def choose(use_cpu: bool) -> dict[str, Any]:
+    """Return {"bf16": bool, "threads": int} for this machine; on a GPU bf16 from compute capability 8.0 up."""
+    if use_cpu:
+        return {"bf16": bool(BF16_FLAGS & cpu_flags()), "threads": threads()}
+    import torch
+
+    return {"bf16": bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported()), "threads": max(1, cores() // 2)}
+
+
+def thread_environment(count: int) -> dict[str, str]:
+    """Return the variables that hold every math library to `count` threads that sleep rather than spin."""
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "PASSIVE"}

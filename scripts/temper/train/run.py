@@ -1,0 +1,134 @@
+"""Run LLaMA Factory on a resolved YAML, show its progress, and say in one line why it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from temper import child
+from temper.errors import DiskError, TrainError
+from temper.train import checkpoints, curve, machine
+
+BAR = re.compile(rb"\d+%\|")  # a tqdm progress bar
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+LOG, RESULT = "run.log", "run.result.json"
+
+# What the log says when training cannot go on, and what to change.
+DISK = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
+MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|can't allocate memory|Cannot allocate memory|MemoryError")
+SMALLER = ("lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps) or train.cutoff_len, "
+           "or take a smaller MODEL")
+
+
+class Watch:
+    """Follow the child's log: progress bars go to the terminal, a NaN loss stops the run."""
+
+    def __init__(self, log: Path, trainer_log: Path) -> None:
+        self.log, self.trainer_log = log, trainer_log
+        self.at = log.stat().st_size if log.exists() else 0
+        self.held = b""
+
+    def __call__(self) -> None:
+        self._show()
+        self._check_loss()
+
+    def _show(self) -> None:
+        if not self.log.exists():
+            return
+        with open(self.log, "rb") as file:
+            file.seek(self.at)
+            fresh = file.read()
+        self.at += len(fresh)
+        *whole, self.held = re.split(rb"(?<=[\r\n])", self.held + fresh)
+        for part in whole:
+            if BAR.search(part) or part.startswith(b"{'"):
+                sys.stderr.buffer.write(part)
+        sys.stderr.flush()
+
+    def _check_loss(self) -> None:
+        for line in _lines(self.trainer_log):
+            if not math.isfinite(line.get("loss", 0.0)):
+                raise TrainError(f"the loss is {line['loss']} at step {line['current_steps']}",
+                                 "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break  # the last line is still being written
+    return found
+
+
+def _failure(code: int, log: Path) -> Exception:
+    text = log.read_text(encoding="utf-8", errors="replace")[-20000:]
+    if DISK.search(text):
+        return DiskError(f"training stopped: no space left for {log.parent}", "free some space, then run it again")
+    if MEMORY.search(text) or code == -9:
+        said = "killed, most likely for memory" if code == -9 else "out of memory"
+        return TrainError(f"training stopped: {said}", SMALLER)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not BAR.search(line.encode())]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    last = (errors or lines or ["no message"])[-1]
+    return TrainError(f"llamafactory-cli train ended with code {code}: {last}", f"the whole log is in {log}")
+
+
+def command(config: Path) -> list[str]:
+    """Return the bare command that a person can run too."""
+    return [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(config)]
+
+
+def train(config: Path, arguments: dict[str, Any], threads: int) -> None:
+    """Run `llamafactory-cli train config`; raise TrainError or DiskError with what to change when it fails.
+
+    `arguments` are the YAML's; the log goes to run.log beside the YAML.
+    """
+    log, out = config.parent / LOG, Path(arguments["output_dir"])
+    env = child.environment(**machine.thread_environment(threads), HF_DATASETS_CACHE=str(config.parent / "run.cache"))
+    if arguments.get("use_cpu"):
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    watch = Watch(log, out / "trainer_log.jsonl")
+    code = child.run(command(config), env, log, watch)
+    watch()
+    print(file=sys.stderr)
+    if code:
+        raise _failure(code, log)
+
+
+def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], started: float) -> None:
+    """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest."""
+    out = Path(arguments["output_dir"])
+    rows = curve.write(out / "trainer_state.json", into)
+    for name in ADAPTER:
+        os.replace(out / name, into / name)
+    adapter = json.loads((into / ADAPTER[1]).read_text(encoding="utf-8"))
+    base = Path(arguments["model_name_or_path"])
+    adapter["base_model_name_or_path"] = f"build/models/{base.name}"  # the same wherever it was trained
+    (into / ADAPTER[1]).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.rmtree(out)
+    shutil.rmtree(into / "run.cache", ignore_errors=True)
+    seconds, losses = time.time() - started, [row["loss"] for row in rows if "loss" in row]
+    summary = f"{rows[-1]['step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
+              f"{'bf16' if arguments.get('bf16') else 'float32'}"
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    result = {"summary": summary, "chosen": chosen, "run": {"train_seconds": round(seconds, 1), "peak_bytes": peak}}
+    (into / RESULT).write_text(json.dumps(result), encoding="utf-8")
+
+
+def resume(arguments: dict[str, Any]) -> None:
+    """Continue from the last whole checkpoint in output_dir, if there is one."""
+    last = checkpoints.latest(Path(arguments["output_dir"]))
+    if last:
+        arguments["resume_from_checkpoint"] = str(last)
+        print(f"train   resumes from {last.name}", flush=True)
