@@ -105,23 +105,21 @@ clean:  ## delete what was made for SCENARIO and PROFILE; ALL=1: everything, .ve
 
 # The environment. The lock's digest stands in the file, so a changed lock installs and an untouched one does not.
 $(INSTALLED): docker/locks/cpu.txt scripts/llamafactory/install_llamafactory.sh
-	@bash scripts/llamafactory/install_llamafactory.sh
+	@if sha256sum --status -c $@ 2>/dev/null; then touch $@; else bash scripts/llamafactory/install_llamafactory.sh; fi
 $(VENV)/installed-dev: docker/locks/dev.txt $(INSTALLED)
 	@bash scripts/llamafactory/install_llamafactory.sh --dev
 
-# The graph. A stage's .paths names what it reads and has written; its .list holds their ctime, size and inode as they
+# The graph. A stage's .paths names what it reads and has written, its .list holds their ctime, size and inode as they
 # were when it was last found current. Where the two differ, the list is touched, which is all Make looks at; the stage
 # then compares digests, and runs its body only if they differ. docs/decisions/0001 says why not mtimes alone.
+STAGES := model data train merge
 .PHONY: FORCE
-$(STATE)/settings: FORCE
-	@for file in configs/scenarios/$(SCENARIO).yaml configs/profiles/$(PROFILE).yaml; do [[ -f $$file ]] || { \
-	  echo "error: there is no $$file; there are: $$(cd $${file%/*} && echo *.yaml)" >&2; exit 3; }; done
-	@now='$(subst ','\'',$(RUNTIME) $(MODEL) $(SET))'; [[ -f $@ && "$$(<$@)" == "$$now" ]] || { mkdir -p $(@D); echo "$$now" >$@; }
+$(STATE)/settings $(STAGES:%=$(STATE)/%.list) &: FORCE
+	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(STATE)' stages=($(STAGES)) \
+	  asked='$(subst ','\'',$(RUNTIME) $(MODEL) $(SET))'; . scripts/stale.sh
 
 define stage  # $1: the stage, $2: the stages before it
-$(STATE)/$1.list: $(STATE)/settings $(2:%=$(STATE)/%.done) FORCE
-	@xargs -r0a $(STATE)/$1.paths stat -c '%.9Z %s %i %n' 2>/dev/null | cmp -s - $$@ || touch $$@
-$(STATE)/$1.done: $(STATE)/$1.list $(STATE)/settings $(2:%=$(STATE)/%.done) $(INSTALLED)
+$(STATE)/$1.done: $(STATE)/$1.list $(STATE)/settings $(2:%=$(STATE)/%.done) | $(INSTALLED)
 	@$(TEMPER) stage $1 $(ARGS)
 	@touch $$@
 endef

@@ -39,8 +39,9 @@ def _install(lock: Path, folder: Path, digest: str) -> None:
     work = folder.with_name(f".{folder.name}.work")
     for old in (work, folder):
         shutil.rmtree(old, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", str(work),
-                    "-r", str(lock)], check=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes",
+                           "--target", str(work), "-r", str(lock)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
     (work / "lock.sha256").write_text(digest)
     os.replace(work, folder)
 

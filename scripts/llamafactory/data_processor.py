@@ -26,6 +26,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--encoding", default="utf-8", help="of the file")
     parser.add_argument("--eval_share", type=float, default=0.1, help="share of questions held out")
     parser.add_argument("--max_rejected", type=float, default=0.005, help="largest share of unusable rows")
+    parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     return parser.parse_args()
 
 
@@ -36,7 +37,8 @@ def run() -> int:
                "input": given.input_col, "system": given.system_col}
     account = process.process(given.input, given.output, columns, given.encoding, given.system,
                               given.eval_share, given.max_rejected)
-    print(f"{account}\nwritten to {given.output}")
+    if not given.quiet:
+        print(f"{account}\nwritten to {given.output}")
     return 0
 
 

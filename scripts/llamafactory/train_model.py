@@ -53,6 +53,7 @@ def options() -> argparse.Namespace:
     what.add_argument("--config", type=Path, help="YAML with LLaMA Factory's arguments")
     parser.add_argument("--dry_run", action="store_true", help="check the file and say what would run; train nothing")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as cores are idle)")
+    parser.add_argument("--quiet", action="store_true", help="show progress only")
     parser.add_argument("--output", type=Path, default=Path("train_config.yaml"), help="where --create_config writes")
     return parser.parse_args()
 
@@ -114,7 +115,7 @@ def chosen_for(out: Path, arguments: dict[str, Any], threads: int | None) -> dic
     return {**choice, "threads": threads or choice["threads"]}
 
 
-def train(path: Path, arguments: dict[str, Any], chosen: dict[str, Any]) -> int:
+def train(arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Train into output_dir, keeping the resolved YAML beside the adapter."""
     from temper.train import run, settings
 
@@ -127,8 +128,6 @@ def train(path: Path, arguments: dict[str, Any], chosen: dict[str, Any]) -> int:
     settings.write(resolved, out / "run.yaml", comment)
     run.train(out / "run.yaml", resolved, chosen["threads"])
     run.collect(resolved, out, chosen, started)
-    print(f"adapter written to {out}")
-    return 0
 
 
 def main() -> int:
@@ -139,7 +138,12 @@ def main() -> int:
     reexec.into_environment()
     arguments = read(given.config)
     chosen = chosen_for(Path(arguments["output_dir"]), arguments, given.threads)
-    return dry_run(arguments, chosen) if given.dry_run else train(given.config, arguments, chosen)
+    if given.dry_run:
+        return dry_run(arguments, chosen)
+    train(arguments, chosen)
+    if not given.quiet:
+        print(f"adapter written to {arguments['output_dir']}")
+    return 0
 
 
 if __name__ == "__main__":

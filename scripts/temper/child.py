@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -24,15 +24,19 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **QUIET, **extra}
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
+    import ctypes
+
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
 
 def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
     """Start `argv`; it is killed when this process dies. Its output goes to `log`, else where ours goes."""
     out = open(log, "ab") if log else None
     try:
-        return subprocess.Popen(argv, env=env, preexec_fn=_die_with_parent, stdout=out,
+        return subprocess.Popen(argv, env=env, preexec_fn=partial(_die_with, os.getpid()), stdout=out,
                                 stderr=subprocess.STDOUT if out else None)
     finally:
         if out:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from temper.paths import BUILD
+
+SETTLED_NS = 20_000_000  # a clock tick is at most 10 ms: two writes within one leave equal stamps
+REMEMBERED = 20_000  # files; the oldest are forgotten
 
 _cache: dict[str, list[Any]] | None = None
 
@@ -41,11 +45,15 @@ def of(path: Path | str) -> str:
     """
     info = os.stat(path)
     cache, key, now = _load(), f"{info.st_dev}:{info.st_ino}", stamp(path)
-    entry = cache.get(key)
-    if entry is None or entry[0] != now:
-        cache[key] = [now, read(path)]
+    entry = cache.pop(key, None)
+    if entry and entry[0] == now:
+        cache[key] = entry
+        return str(entry[1])
+    digest = read(path)
+    if stamp(path) == now and time.time_ns() - info.st_ctime_ns > SETTLED_NS:
+        cache[key] = [now, digest]
         _save(cache)
-    return str(cache[key][1])
+    return digest
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -62,8 +70,12 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step, so that a reader or a crash never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _load() -> dict[str, list[Any]]:
@@ -77,4 +89,6 @@ def _load() -> dict[str, list[Any]]:
 
 
 def _save(cache: dict[str, list[Any]]) -> None:
+    for key in list(cache)[: max(0, len(cache) - REMEMBERED)]:
+        del cache[key]
     write_atomic(_cache_file(), json.dumps(cache))

@@ -8,8 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from temper.errors import LockedError
 
@@ -20,12 +21,7 @@ def held(path: Path, purpose: str) -> Iterator[None]:
 
     With WAIT=0 in the environment a held lock raises LockedError instead.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _wait(file, path)
+    with _taken(path) as file:
         file.seek(0)
         file.truncate()
         file.write(json.dumps({"pid": os.getpid(), "purpose": purpose, "since": time.strftime("%H:%M:%S")}))
@@ -33,13 +29,28 @@ def held(path: Path, purpose: str) -> Iterator[None]:
         yield
 
 
-def _wait(file: object, path: Path) -> None:
+def _taken(path: Path) -> TextIO:
+    """Return the lock's file, locked; the one that stands at `path` now, for `make clean` deletes it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait(file, path)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
+
+
+def _wait(file: TextIO, path: Path) -> None:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         who = f"process {holder['pid']} ({holder['purpose']}, since {holder['since']})"
-    except (ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         who = "another process"
     if os.environ.get("WAIT") == "0":
         raise LockedError(f"{path} is held by {who}", "wait for it, or stop it")
     print(f"waiting for {who}, which holds {path}", file=sys.stderr, flush=True)
-    fcntl.flock(file, fcntl.LOCK_EX)  # type: ignore[arg-type]
+    fcntl.flock(file, fcntl.LOCK_EX)

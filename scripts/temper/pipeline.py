@@ -72,7 +72,7 @@ def _data(config: dict[str, Any]) -> Stage:
 
         columns = {f"--{key}_col={name}" for key, name in data["columns"].items() if name}
         rest = {f"--system={data['system']}"} if data["system"] else set()
-        _program("data_processor.py", f"--input={source}", f"--output={work}", *sorted(columns | rest),
+        _program("data_processor.py", "--quiet", f"--input={source}", f"--output={work}", *sorted(columns | rest),
                  f"--encoding={data['encoding']}", f"--eval_share={data['eval_share']}",
                  f"--max_rejected={data['max_rejected']}")
         return {"summary": process.summary(work)}
@@ -86,12 +86,16 @@ def _train(config: dict[str, Any]) -> Stage:
     here = folder(config)
 
     def run(work: Path) -> dict[str, Any]:
+        from temper.plan import estimate
         from temper.train import settings
 
         arguments = settings.resolved(config, base(config), here / "data", work)
         settings.write(arguments, work / "run.config.yaml", "what the stage asked for")
-        _program("train_model.py", f"--config={work / 'run.config.yaml'}")
-        return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
+        _program("train_model.py", "--quiet", f"--config={work / 'run.config.yaml'}")
+        result = dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
+        if tokens := result["run"]["tokens"]:
+            estimate.remember(config["model"]["name"], tokens / result["run"]["steps_seconds"])
+        return result
 
     section = {"train": config["train"], "template": config["model"]["template"], "gpu": config["gpu"]}
     return Stage("train", here / "adapter", here / ".lock", run, config=section,
@@ -103,13 +107,15 @@ def _merge(config: dict[str, Any]) -> Stage:
 
     def run(work: Path) -> dict[str, Any]:
         arguments = [f"--base={base(config)}", f"--adapter={here / 'adapter'}", f"--data={here / 'data'}",
+                     f"--train_args={here / 'adapter' / 'run.yaml'}",
                      f"--output={work}", f"--template={config['model']['template']}", f"--dtype={merge['dtype']}",
                      f"--shard_gb={merge['shard_gb']}", f"--chat_template={merge['chat_template']}"]
-        arguments += [f"--end_token={config['model']['end_token']}"] if config["model"]["end_token"] else []
+        arguments += [f"--end_token={config['model']['end_token']}", *([] if config["model"]["tgi"] else ["--no_tgi"])]
         _program("merge_model.py", *arguments)
         return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
 
-    section = {**merge, "template": config["model"]["template"], "end_token": config["model"]["end_token"]}
+    section = {**merge, "template": config["model"]["template"], "end_token": config["model"]["end_token"],
+               "tgi": config["model"]["tgi"]}
     return Stage("merge", here / "merged", here / ".lock", run, config=section,
                  results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl",)),
                           "adapter": (here / "adapter", ("adapter_*",))})

@@ -13,12 +13,14 @@ from typing import Any
 
 from temper import judge, pipeline
 from temper.errors import AnswerError, ConfigError
+from temper.paths import BUILD
 from temper.serve import control, session
 
 
 def _make(goal: str, given: argparse.Namespace) -> None:
     """Run a goal of the Makefile, the graph and all."""
-    settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides}
+    settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides,
+                "PORT": "", "BUILD": str(BUILD)}  # the port stands in SET already
     done = subprocess.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], check=False)
     if done.returncode:
         raise pipeline.ChildFailed(done.returncode)
@@ -49,17 +51,21 @@ def _compare(config: dict[str, Any], url: str, say: Callable[[str], None]) -> li
     checks, wrong = pipeline.folder(config) / "data" / "checks.jsonl", []
     rows = [judge.row_for(question, checks) for question in config["ask"]["show"]]
     with _base_server(config) as base:
-        before = [session.ask(config, base, row["instruction"]) for row in rows]
+        before = [session.ask(config, base, _question(row)) for row in rows]
     for row, untuned in zip(rows, before, strict=True):
-        tuned = session.ask(config, url, row["instruction"])
+        tuned = session.ask(config, url, _question(row))
         lacking = judge.missing(tuned, row)
         say("")
         say(f"  question     {row['instruction']}")
         say(f"  base model   {_short(untuned)}")
-        say(f"  tuned model  {_short(tuned)}   [{'wrong' if lacking else 'right'}: {', '.join(judge.expected(row))}]")
+        say(f"  tuned model  {_short(tuned)}   [{'wrong' if lacking else 'right'}: {judge.expected(row)}]")
         wrong += [f"{row['instruction']} lacks {', '.join(lacking)}"] if lacking else []
     say("")
     return wrong
+
+
+def _question(row: dict[str, Any]) -> str:
+    return "\n".join(filter(None, (row["instruction"], row["input"])))
 
 
 def _short(text: str, width: int = 160) -> str:

@@ -15,7 +15,7 @@ def into_environment() -> None:
 
     Raises MachineError when there is no .venv either.
     """
-    if importlib.util.find_spec("llamafactory"):
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         return
     python = ROOT / ".venv" / "bin" / "python"
     if not python.exists() or os.environ.get("TEMPER_REEXEC"):

@@ -6,21 +6,21 @@ and the outputs. Files whose name starts with "run." are about this run and belo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from temper import __version__, digests, locking
-from temper.errors import ResultError
+from temper.errors import DiskError, ResultError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+MANIFEST = "manifest.json"
 NOTE = "made_from.json"  # in a work folder: what the unfinished run reads
 TOOLS = ("llamafactory", "transformers", "tokenizers", "peft", "torch", "accelerate", "datasets", "safetensors")
 
@@ -49,7 +49,7 @@ class Stage:
 def manifest(result: Path) -> dict[str, Any]:
     """Return a result's manifest; ResultError when there is none or it cannot be read."""
     try:
-        return dict(json.loads((result / "manifest.json").read_text(encoding="utf-8")))
+        return dict(json.loads((result / MANIFEST).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ResultError(f"{result}: there is no result yet", "make it first") from None
     except ValueError:
@@ -57,9 +57,10 @@ def manifest(result: Path) -> dict[str, Any]:
 
 
 def altered(result: Path, digest: Callable[[Path], str] = digests.of) -> list[str]:
-    """Name each file of a result that is missing, changed or truncated since it was made."""
-    found = []
-    for name, known in manifest(result)["outputs"].items():
+    """Name each file of a result that is missing, changed, truncated or added since it was made."""
+    outputs = manifest(result)["outputs"]
+    found = [f"{result / name} is not part of it" for name in _outputs(result) if name not in outputs]
+    for name, known in outputs.items():
         path = result / name
         if not path.is_file():
             found.append(f"{path} is missing")
@@ -74,6 +75,12 @@ def refuse_altered(result: Path) -> None:
     """Raise ResultError when a result is not what its manifest says."""
     if found := altered(result):
         raise ResultError(f"{'; '.join(found)}: altered after it was made", f"delete {result}, then make it again")
+
+
+def _outputs(folder: Path) -> list[str]:
+    """List the files in `folder` that belong to its digest, by their names relative to it."""
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("run."))
+    return [name for path in inside if (name := str(path.relative_to(folder))) not in (MANIFEST, NOTE)]
 
 
 def _used(folder: Path, patterns: tuple[str, ...]) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def reasons(stage: Stage, now: dict[str, Any]) -> list[str]:
     """Say why the stage must run; empty when its result is current. ResultError when the result was altered."""
-    if not (stage.result / "manifest.json").is_file():
+    if not (stage.result / MANIFEST).is_file():
         return ["there is no result yet"]
     old = manifest(stage.result)
     if found := differences(old["made_from"], now):
@@ -137,17 +144,32 @@ def bring_up_to_date(stage: Stage, lock_file: Path, paths_file: Path, say: Calla
     `paths_file` gets the files that Make watches for this stage, and the list beside it their stamps as they were
     before anything was read: a file changed meanwhile is then seen by the next make.
     """
-    with locking.held(stage.lock, f"make {stage.name}"):
-        seen = _stamps([*stage.watched, *stage.files.values(), *(f for f, _ in stage.results.values()),
-                        *(f / n for f, _ in stage.results.values() for n in os.listdir(f)), lock_file])
+    with _writable(stage), locking.held(stage.lock, f"make {stage.name}"):
+        read = [path for folder, _ in stage.results.values() for path in _inside(folder)]
+        seen = _stamps([*stage.watched, *stage.files.values(), *read, lock_file])
         now = made_from(stage, digests.of(lock_file))
         why = reasons(stage, now)
         if why:
             _run(stage, now, why, say)
-        own = [stage.result, *sorted(stage.result.iterdir())]
+        elif not (stage.work / NOTE).is_file():
+            _remove(stage.work)  # an old result: its deletion was cut short
         noted = [path for path in stage.recorded.values() if path.is_file()]
-        _write_list(paths_file, {**seen, **_stamps([*noted, *own])})
+        _write_list(paths_file, {**seen, **_stamps([*noted, *_inside(stage.result)])})
         return bool(why)
+
+
+@contextmanager
+def _writable(stage: Stage) -> Iterator[None]:
+    """Turn a refused write into one line with the remedy."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DiskError(f"{error.filename}: this user may not write there",
+                        f"chown or chmod {stage.result.parent}, or choose another place with BUILD=DIR") from None
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [folder, *sorted(folder.rglob("*"))] if folder.is_dir() else []
 
 
 def _stamps(paths: list[Path]) -> dict[str, str]:
@@ -166,14 +188,13 @@ def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str],
     started = time.time()
     result = stage.run(stage.work)
     now["inputs"] |= _recorded(stage)
-    outputs = {str(path.relative_to(stage.work)): digests.describe(path)
-               for path in sorted(stage.work.rglob("*")) if path.is_file() and not path.name.startswith("run.") and path.name != NOTE}
+    outputs = {name: digests.describe(stage.work / name) for name in _outputs(stage.work)}
     size = sum(known["size"] for known in outputs.values())
     record = {"temper": __version__, "made_from": now, "chosen": result.get("chosen", {}), "tools": _tools(),
               "outputs": outputs}
     seconds = time.time() - started
     _write_json(stage.work / "run.json", {"started": started, "seconds": round(seconds, 3), **result.get("run", {})})
-    _write_json(stage.work / "manifest.json", record)
+    _write_json(stage.work / MANIFEST, record)
     (stage.work / NOTE).unlink()
     _publish(stage)
     say(f"{stage.name:<7} {result['summary']}  [{human(size)}, {seconds:.1f} s]")
@@ -188,10 +209,19 @@ def _prepare(stage: Stage, now: dict[str, Any]) -> bool:
         same = False
     if same:
         return True
-    shutil.rmtree(stage.work, ignore_errors=True)
+    _remove(stage.work)
     stage.work.mkdir(parents=True)
     _write_json(note, now)
     return False
+
+
+def _remove(folder: Path) -> None:
+    """Delete `folder` if it is there, and what somebody made read-only in it."""
+    if folder.exists():
+        for path in _inside(folder):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+        shutil.rmtree(folder)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -200,6 +230,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _tools() -> dict[str, str]:
     import platform
+    from importlib import metadata  # 20 ms
 
     found = {"python": platform.python_version()}
     for name in TOOLS:
@@ -212,23 +243,25 @@ def _tools() -> dict[str, str]:
 
 def _publish(stage: Stage) -> None:
     """Put the work folder in the result's place in one step; the old result stays until then."""
-    for path in stage.work.rglob("*"):
+    for path in _inside(stage.work):
         _flush(path)
     if not stage.result.exists():
         os.rename(stage.work, stage.result)
     elif _exchange(stage.work, stage.result):
-        shutil.rmtree(stage.work, ignore_errors=True)
+        _remove(stage.work)
     else:
         old = stage.result.with_name(f".{stage.result.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         os.rename(stage.result, old)
         os.rename(stage.work, stage.result)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     _flush(stage.result.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders atomically; False where the kernel or the file system cannot."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False

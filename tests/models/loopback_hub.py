@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,15 @@ from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "maker/tiny"
+
+
+class Server(ThreadingHTTPServer):
+    """Takes a client that goes away for granted."""
+
+    def handle_error(self, *_: object) -> None:
+        """Raise what is not a broken connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            raise
 
 
 class Hub:
@@ -23,7 +33,7 @@ class Hub:
         self.stall: dict[str, int] = {}  # file to bytes after which its next download stands still
         self.ranges: list[tuple[str, int]] = []  # file and first byte of every download
         self.asked: list[str] = []  # every path asked for
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
+        self.server = Server(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
 
@@ -67,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path.startswith(resolved):
             self._file(url.path.removeprefix(resolved))
         elif url.path == f"/api/v1/models/{REPOSITORY}/repo/files":
-            self._json(200, {"Code": 200, "Success": True, "Data": {"Files": [self._entry(n) for n in self.hub.names()]}})
+            files = [self._entry(name) for name in self.hub.names()]
+            self._json(200, {"Code": 200, "Success": True, "Data": {"Files": files}})
         elif url.path == f"/api/v1/models/{REPOSITORY}/repo":
             self._file(query["FilePath"])
         else:

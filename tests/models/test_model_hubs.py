@@ -18,14 +18,14 @@ TAKEN = {"LICENSE", "config.json", "model-a.safetensors", "model-b.safetensors",
 
 @pytest.fixture()
 def hub(repository: Path) -> Iterator[Hub]:
-    """The repository behind a server."""
+    """Put the repository behind a server."""
     with Hub(repository) as server:
         yield server
 
 
 @pytest.fixture(params=["huggingface", "modelscope"])
 def place(request: pytest.FixtureRequest, hub: Hub) -> tuple[dict[str, Any], dict[str, str]]:
-    """A model file for each kind of hub, and the variable that points its client at the server."""
+    """Return a model file for each kind of hub, and the variable that points its client at the server."""
     variable = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}[request.param]
     return tiny(**{request.param: REPOSITORY}, revision=COMMIT), {variable: hub.url}
 
@@ -38,8 +38,8 @@ def same(work: Path, repository: Path) -> bool:
 
 def test_hub_is_fetched(run: Run, place: Any, hub: Hub, repository: Path, tmp_path: Path) -> None:
     """Weights, configuration, tokenizer and licence come, and are recorded; pickle, code and sub-folders do not."""
-    code, out, err = run(place[0], **place[1])
-    assert (code, err and "error" in err) == (0, False), err
+    code, _, err = run(place[0], **place[1])
+    assert code == 0, err
     assert same(tmp_path / "work", repository)
     lines = (tmp_path / "tiny.sha256").read_text().splitlines()
     assert {line.split("  ")[1] for line in lines[1:]} == TAKEN
@@ -60,7 +60,7 @@ def test_killed_fetch_is_resumed(start: Any, run: Run, place: Any, hub: Hub, rep
     """After kill -9 in the middle of a file, the next fetch asks for the rest only."""
     hub.stall["model-b.safetensors"] = 11_000_000
     process = start(place[0], **place[1])
-    wait_for(lambda: any(1_000_000 < path.stat().st_size < 12_000_000 for path in (tmp_path / "cache").rglob("*")))
+    wait_for(lambda: {"model-a.safetensors"} < big_files(tmp_path / "cache"))
     process.kill()
     process.communicate()
     hub.stall.clear()
@@ -68,6 +68,14 @@ def test_killed_fetch_is_resumed(start: Any, run: Run, place: Any, hub: Hub, rep
     assert run(place[0], **place[1])[0] == 0
     assert same(tmp_path / "work", repository)
     assert [first for name, first in hub.ranges if name == "model-b.safetensors" and first > 1_000_000]
+
+
+def big_files(cache: Path) -> set[str]:
+    """Name the files of more than 10 MB, finished or not; none while the folder changes under the reader."""
+    try:
+        return {path.name for path in cache.rglob("*") if path.stat().st_size > 10_000_000}
+    except FileNotFoundError:
+        return set()
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 20) -> None:

@@ -22,7 +22,7 @@ OWNED = {
     "output_dir": "BUILD", "overwrite_output_dir": "the train stage", "resume_from_checkpoint": "the train stage",
     "do_train": "the train stage", "stage": "the train stage", "use_cpu": "the profile",
     "export_dir": "merge", "export_size": "merge.shard_gb", "default_system": "data.system",
-    "logging_nan_inf_filter": "the train stage",
+    "logging_nan_inf_filter": "the train stage", "include_num_input_tokens_seen": "the train stage",
 }
 
 

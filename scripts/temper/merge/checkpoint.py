@@ -21,7 +21,9 @@ KNOWN = Path(__file__).with_name("transformers-4.51.json")
 AGAIN = "delete the merged folder and merge again"
 # Differ by right between a base model and its merged folder, or have a check of their own.
 APART = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "vocab_size", "rope_theta", "rope_scaling",
-         "rope_parameters", "eos_token_id", "bos_token_id", "pad_token_id"}
+         "rope_parameters", "eos_token_id", "bos_token_id", "pad_token_id", "tokenizer_class",
+         "auto_map"}
+NAMES = {"theta": "rope_theta", "partial": "partial_rotary_factor", "scaling": "rope_scaling"}
 
 
 @dataclass(frozen=True)
@@ -69,26 +71,29 @@ def rope(config: dict[str, Any]) -> dict[str, Any]:
     scaling = dict(config.get("rope_scaling") or own)
     kind = scaling.pop("rope_type", None) or scaling.get("type", "default")
     scaling.pop("type", None)
-    return {"theta": config.get("rope_theta", params.get("rope_theta")),
-            "partial": config.get("partial_rotary_factor", params.get("partial_rotary_factor")),
+    return {**{key: params.get(name) if config.get(name) is None else config[name]
+               for key, name in (("theta", "rope_theta"), ("partial", "partial_rotary_factor"))},
             "scaling": None if kind == "default" else {**scaling, "rope_type": kind}}
 
 
 def _rope(folders: Folders) -> Outcome:
-    """Compare the base model's rotary settings with what transformers 4.51 reads: the keys of version 4 alone."""
+    """Compare the base model's rotary settings with what transformers 4.51 reads: the keys of version 4 alone.
+
+    rope_theta must be written out even where the base model leaves it to its class: other versions may differ in that.
+    """
     true, resolved = rope(served.read(folders.base, "config.json")), rope(folders.resolved[0])
-    true = {key: resolved[key] if value is None else value for key, value in true.items()}
+    problems = [f"training read {NAMES[key]} {resolved[key]} where the base model has {true[key]}"
+                for key in NAMES if true[key] is not None and resolved[key] != true[key]]
+    true["theta"] = resolved["theta"] if true["theta"] is None else true["theta"]
     read = rope({key: value for key, value in folders.config.items() if key != "rope_parameters"})
-    names = {"theta": "rope_theta", "partial": "partial_rotary_factor", "scaling": "rope_scaling"}
-    problems = []
-    for key, name in names.items():
+    for key, name in NAMES.items():
         where = "transformers 4.51 takes its own default" if read[key] is None else f"config.json has {read[key]}"
         if true[key] != read[key]:
             problems.append(f"{name} is {true[key]} in the base model, but {where}")
-        elif "rope_parameters" in folders.config and rope(folders.config)[key] != true[key]:
-            problems.append(f"rope_parameters disagrees with {name} {true[key]}")
-        if resolved[key] != true[key]:
-            problems.append(f"training read {name} {resolved[key]} where the base model has {true[key]}")
+        elif "rope_parameters" in folders.config:  # which transformers 5 takes first
+            newer = rope({**folders.config, name: None})[key]
+            if newer != true[key] and (newer is not None or key == "scaling"):
+                problems.append(f"rope_parameters has {newer} where {name} is {true[key]}")
     return judged("rope", problems, AGAIN, f"rope_theta {true['theta']}, scaling {true['scaling']}, in the form of "
                   "transformers 4.x", rope_theta=true["theta"])
 
@@ -117,8 +122,8 @@ def _vocabulary(folders: Folders) -> Outcome:
     found, size = weight_files.tensors(folders.merged), folders.config.get("vocab_size")
     embedding = weight_files.rows(found, weight_files.EMBEDDINGS)
     problems = [] if embedding else ["no embedding was found"]
-    problems += [f"vocab_size is {size}, {name} has {rows} rows"
-                 for name, rows in {**embedding, **weight_files.rows(found, weight_files.HEADS)}.items() if rows != size]
+    tables = {**embedding, **weight_files.rows(found, weight_files.HEADS)}
+    problems += [f"vocab_size is {size}, {name} has {rows} rows" for name, rows in tables.items() if rows != size]
     highest = max(folders.token_ids.values(), default=-1)
     if highest < 0:
         problems.append("tokenizer.json is missing or has no tokens")

@@ -2,7 +2,7 @@
 
     python -m temper.merge.gate --base DIR --adapter DIR --merged DIR --template NAME
 
-Four parts, each in a module of its own: checkpoint (files), parity (prompts), weights (tensors and logits), golden.
+Each part has a module of its own: checkpoint (files), parity (prompts), weights and logits, golden (answers).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from temper import errors
 from temper.errors import GateError
-from temper.merge import checkpoint, golden, lora, parity, served, weight_files, weights
+from temper.merge import checkpoint, conversations, golden, logits, lora, parity, served, weight_files, weights
 from temper.merge.outcome import Outcome, attempt, failed, line, passed
 from temper.merge.served import Message
 
@@ -30,17 +30,17 @@ def examine(base: Path, adapter: Path, merged: Path, template: str, end_token: s
     """Run every check and return the report, and the golden prompts unless an earlier check failed. Writes nothing."""
     found: list[Outcome] = []
 
-    def note(*outcomes: Outcome) -> bool:
+    def note(*outcomes: Outcome) -> None:
         for outcome in outcomes:
             found.append(outcome)
             say(line(outcome))
-        return all(outcome["ok"] for outcome in outcomes)
 
     note(*checkpoint.check(base, merged, end_token, tgi))
-    note(*parity.check(base, merged, template, train_args, end_token, tgi))
-    whole = found[0]["ok"] and note(attempt("weights", lambda: weights.check_tensors(base, adapter, merged), weights.AGAIN))
+    note(*parity.check(base, merged, template, train_args, tgi))
+    if found[0]["ok"]:  # whole weight files
+        note(attempt("weights", lambda: weights.check_tensors(base, adapter, merged), weights.AGAIN))
     answers = None
-    if whole and all(outcome["ok"] for outcome in found):
+    if all(outcome["ok"] for outcome in found):
         asked = [*(list(messages) for messages in golden.DEFAULT), *(prompts or [])]
         computed, answers = _computed(base, adapter, merged, asked, max_new_tokens)
         note(*computed)
@@ -55,16 +55,16 @@ def _computed(base: Path, adapter: Path, merged: Path, asked: list[list[Message]
     """Run the checks that need a model: one in memory at a time, the merged one read once for both."""
     small, stored = weights.is_small(merged), weight_files.main_dtype(weight_files.tensors(merged)) or "float32"
     dtype = "float32" if small else stored
-    tokenizer, model = parity.load_tokenizer(merged), weights.load_model(merged, dtype)
+    tokenizer, model = conversations.load_tokenizer(merged), logits.load_model(merged, dtype)
     sequences = [(golden.prompt_ids(tokenizer, messages) * LENGTH)[:LENGTH] for messages in asked[:SEQUENCES]]
     compare = small or lora.beyond(adapter) != ""
-    mine = weights.logits(model, sequences) if compare else None
+    mine = logits.compute(model, sequences) if compare else None
     answers = golden.record(model, tokenizer, asked, max_new_tokens, served.eos_ids(merged, tgi=False))
     del model
     gc.collect()
     outcomes = [_golden(answers)]
     if compare:
-        outcomes.insert(0, attempt("logits", lambda: weights.check_logits(
+        outcomes.insert(0, attempt("logits", lambda: logits.check(
             base, adapter, mine, sequences, stored, dtype), weights.AGAIN))
     return outcomes, answers
 
@@ -96,8 +96,8 @@ def check(base: Path, adapter: Path, merged: Path, template: str, end_token: str
           tgi: bool = True) -> dict[str, Any]:
     """Check a merged folder, write its golden.json, and return the report.
 
-    `train_args`: LLaMA Factory's arguments of the training run; `prompts`: conversations from the training data to record
-    beside the default ones; `tgi`: whether TGI may serve it. Raises GateError naming every failed check.
+    `train_args`: LLaMA Factory's arguments of the training run; `prompts`: conversations from the training data that
+    are recorded beside the default ones; `tgi`: whether TGI may serve it. Raises GateError naming every failed check.
     """
     report, answers = examine(base, adapter, merged, template, end_token, train_args, max_new_tokens, prompts, say, tgi)
     if not report["ok"] or answers is None:

@@ -135,7 +135,7 @@ def check(adapter: Path) -> bool:
     return zero
 
 
-def delta(change: Change, scratch: torch.Tensor) -> torch.Tensor:
+def product(change: Change, scratch: torch.Tensor) -> torch.Tensor:
     """Return B @ A, not yet scaled, in float32, written into `scratch` (float32, reused between calls).
 
     PEFT holds the factors in float32 whatever they were stored as (autocast_adapter_dtype), so the product is float32

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from temper.errors import TemperError
+
 Outcome = dict[str, Any]
 
 
@@ -36,6 +38,9 @@ def attempt(name: str, check: Callable[[], Outcome], remedy: str) -> Outcome:
     """Run a check; what a library cannot read in the folder is a failed check like any other, not a crash."""
     try:
         return check()
+    except TemperError as error:
+        what, _, then = str(error).rpartition("; ")
+        return failed(name, what or then, then if what else remedy)
     except Exception as error:  # libraries raise anything from KeyError to RuntimeError for a bad folder
         said = next((text.strip() for text in str(error).splitlines() if text.strip()), "")
         return failed(name, f"{type(error).__name__}: {said}"[:300], remedy)

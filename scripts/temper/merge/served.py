@@ -2,7 +2,8 @@
 
 TGI 3.3.7's router takes the template from chat_template.json, tokenizer_config.json or processor_config.json, in that
 order, never from chat_template.jinja, and renders it with minijinja: blocks are not trimmed and null prints as "none".
-transformers and vLLM read chat_template.jinja first and trim blocks. (TGI: router/src/server.rs, infer/chat_template.rs.)
+transformers and vLLM read chat_template.jinja first and trim blocks.
+(TGI: router/src/server.rs, router/src/infer/chat_template.rs.)
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ DECLARED = (
     "input_layernorm", "post_attention_layernorm", "weight", "bias",
 )
 RANK = {name: at for at, name in enumerate(DECLARED)}
-CHUNK = 1 << 20  # elements added at a time: temporaries stay in the cache
+CHUNK = 1 << 19  # elements read, added and written at a time: they stay in the cache
 
 
 def covers(adapter: Path, base: Path | None = None) -> str:
@@ -162,43 +162,39 @@ def _write(plan: dict[str, list[shards.Tensor]], changes: dict[str, lora.Change]
 
 
 class _Adder:
-    """Writes tensors, changed or not, through two buffers as large as the largest changed weight."""
+    """Writes tensors, changed or not: a few MB at a time, and one product as large as the largest changed weight."""
 
     def __init__(self, changes: dict[str, lora.Change], held: dict[str, shards.Tensor], inner: str, outer: str) -> None:
         import torch
 
-        changed = [held[name] for name in changes]
         self.changes, self.stored = changes, (inner, outer)
         self.inner, self.outer = (getattr(torch, shards.TORCH[code]) for code in (inner, outer))
-        self.raw = torch.empty(max(tensor.size for tensor in changed), dtype=torch.uint8)
-        self.product = torch.empty(max(math.prod(tensor.shape) for tensor in changed), dtype=torch.float32)
+        self.raw = torch.empty(CHUNK * 8, dtype=torch.uint8)
+        self.product = torch.empty(max(math.prod(held[name].shape) for name in changes), dtype=torch.float32)
 
     def write(self, file: FileIO, tensor: shards.Tensor) -> None:
         """Append one tensor: changed, cast, or as it is."""
-        if tensor.name in self.changes:
-            self._changed(file, tensor, self.changes[tensor.name])
-        elif tensor.dtype not in shards.TORCH or self.stored == (tensor.dtype, tensor.dtype):
+        change = self.changes.get(tensor.name)
+        if change is None and (tensor.dtype not in shards.TORCH or self.stored == (tensor.dtype, tensor.dtype)):
             shards.copy(file, tensor)
-        else:
-            for part in _parts(tensor):
-                shards.write(file, shards.buffer(part, self.raw).to(self.inner).to(self.outer))
-
-    def _changed(self, file: FileIO, tensor: shards.Tensor, change: lora.Change) -> None:
-        weight = shards.buffer(tensor, self.raw).to(self.inner)
-        product = lora.delta(change, self.product)
-        rows = max(1, CHUNK // weight.shape[1])
-        for at in range(0, weight.shape[0], rows):
-            # Sum in float32, then one rounding to the weight's dtype, as PEFT's `weight.data += delta` does.
-            weight[at:at + rows] += product[at:at + rows] * change.scale
-        shards.write(file, weight.to(self.outer))
+            return
+        product = lora.product(change, self.product) if change else None
+        for at, part in _parts(tensor):
+            values = shards.buffer(part, self.raw).to(self.inner)
+            if change is not None and product is not None:
+                # Sum in float32, then one rounding to the weight's dtype, as PEFT's `weight.data += delta` does.
+                values += product[at:at + part.shape[0]] * change.scale
+            shards.write(file, values.to(self.outer))
 
 
-def _parts(tensor: shards.Tensor) -> Iterator[shards.Tensor]:
-    """Cut a tensor into runs of at most CHUNK elements."""
-    item, count = shards.ITEM[tensor.dtype], math.prod(tensor.shape)
-    for at in range(0, count, CHUNK):
-        length = min(CHUNK, count - at)
-        yield replace(tensor, shape=(length,), start=tensor.start + at * item, size=length * item)
+def _parts(tensor: shards.Tensor) -> Iterator[tuple[int, shards.Tensor]]:
+    """Cut a tensor into (first row, rows) of about CHUNK elements."""
+    count, rest = (tensor.shape[0], tensor.shape[1:]) if tensor.shape else (1, ())
+    row = math.prod(rest)
+    step = max(1, CHUNK // max(1, row))
+    for at in range(0, count, step):
+        rows, item = min(step, count - at), shards.ITEM[tensor.dtype] * row
+        yield at, replace(tensor, shape=(rows, *rest), start=tensor.start + at * item, size=rows * item)
 
 
 def _index(plan: dict[str, list[shards.Tensor]], outer: str, out: Path) -> int:

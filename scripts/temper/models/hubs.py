@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,8 +12,8 @@ from temper.errors import DiskError, ModelError
 from temper.models import folder
 from temper.models.spec import Source
 
-MIRRORS = ("run it again, what has arrived is kept; if it stays so, check network and proxy, set HF_ENDPOINT "
-           "(or MODELSCOPE_ENDPOINT) to a mirror, give a `modelscope` source, or put the files in a folder and give it as `path`")
+MIRRORS = ("run it again, what has arrived is kept; if it stays so, check network and proxy, set HF_ENDPOINT or "
+           "MODELSCOPE_ENDPOINT to a mirror, give a modelscope source, or give a folder with the files as path")
 
 
 class Unreachable(ModelError):
@@ -78,11 +79,13 @@ def _ask(get: Callable[[Source, Path, list[str]], None], source: Source, into: P
     try:
         get(source, into, wanted)
     except OSError as error:  # the libraries' network errors are OSErrors too
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).replace("\\'", "'").split())
         status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
             raise DiskError(f"no space left for {source} in {into}", "free some, then run it again") from None
         if status in (401, 403, 404):
             raise ModelError(f"{source}: the hub has no such repository or revision, or not for you ({status})",
                              "correct the model file; if it is gated, accept its terms and set HF_TOKEN") from None
-        raise Unreachable(f"{source} cannot be fetched ({text})", MIRRORS) from None
+        host = re.search(r"host='([^']+)', port=(\d+)\): Max retries", text)
+        why = f"{host[1]}:{host[2]} does not answer" if host else text[:160].rstrip(".")
+        raise Unreachable(f"{source} cannot be fetched: {why}", MIRRORS) from None

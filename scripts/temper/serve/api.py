@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.telemetry import TelemetryConfig
+from starlette.types import Receive, Scope, Send
 
 from temper.serve import access, chat_template, faults, reading, replies, validate
 from temper.serve.bodies import ChatRequest, GenerateParameters, GenerateRequest, Message
@@ -41,7 +43,9 @@ class Server:
 
 def create_app(server: Server) -> FastAPI:
     """Return the application for a loaded, warm engine."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    # FastAPI can export what it sees when an environment variable says so; prompts are not for that.
+    telemetry: TelemetryConfig = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry=telemetry)
     app.state.server = server
     key = [Depends(require_key)]
     app.add_api_route("/health", health, methods=["GET"])
@@ -135,7 +139,8 @@ async def run(request: Request, prompt: Prompt, given: GenerateParameters) -> As
 
 async def _next(steps: asyncio.Queue[Step | Fault]) -> Step | Fault | None:
     try:
-        return await asyncio.wait_for(steps.get(), KEEP_ALIVE_S)
+        async with asyncio.timeout(KEEP_ALIVE_S):  # wait_for of Python 3.11 can swallow a cancellation
+            return await steps.get()
     except TimeoutError:
         return None
 
@@ -157,7 +162,7 @@ async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HTTPException(access.GONE)
+            raise Rejection(access.GONE, "")
         return task.result()
     finally:
         for each in (task, gone):
@@ -202,10 +207,23 @@ async def generate_stream(request: Request) -> Response:
     return _stream(events(), len(body.inputs))
 
 
+class _Stream(StreamingResponse):
+    """A stream whose iterator is closed when the client is gone, wherever it stood.
+
+    Starlette leaves that to the garbage collector when the client hangs up while a piece is being sent.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[union-attr]
+
+
 def _stream(events: AsyncIterator[bytes], characters: int) -> Response:
     headers = {"x-compute-type": _compute_type(), "x-compute-characters": str(characters), "x-accel-buffering": "no",
                "cache-control": "no-cache", "content-type": "text/event-stream"}
-    return StreamingResponse(events, headers=headers)
+    return _Stream(events, headers=headers)
 
 
 async def chat_completions(request: Request) -> Response:

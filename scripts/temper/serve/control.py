@@ -92,7 +92,7 @@ def _launch(folder: Path, state_dir: Path, argv: list[str], key: str, host: str,
         command[0], command, child.environment(PYTHONPATH=path), setsid=True, setsigdef=[signal.SIGINT],
         file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                       (os.POSIX_SPAWN_OPEN, 1, str(log), create, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)])
-    record = {"pid": pid, "started": _started(pid), "key": key, "url": _url(host, port), "port": port, "ready": False,
+    record = {"pid": pid, "started": _process(pid)[0], "key": key, "url": _url(host, port), "port": port, "ready": False,
               "folder": str(folder), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     _write(state_dir, record)
     return record
@@ -170,20 +170,28 @@ def _end(record: Record) -> None:
 
 
 def _alive(record: Record) -> bool:
-    """Return whether the recorded process, and not a later one with its number, runs."""
-    with suppress(ChildProcessError):  # our own child, ended: let the kernel forget it
-        os.waitpid(record["pid"], os.WNOHANG)
-    return record["started"] is not None and _started(record["pid"]) == record["started"]
+    """Return whether the recorded process, and not a later one with its number, runs; let an ended child go."""
+    started, running = _process(record["pid"])
+    if started is None or started != record["started"]:
+        return False
+    if not running:
+        with suppress(ChildProcessError):  # not our child: somebody else takes it away
+            os.waitpid(record["pid"], os.WNOHANG)
+    return running
 
 
-def _started(pid: int) -> str | None:
-    """Return when a process started, with the boot it started in; None for one that has ended."""
+def _process(pid: int) -> tuple[str | None, bool]:
+    """Return when a process started, with the boot it started in, and whether any of its threads still runs.
+
+    The first thread ends before the last one closes the port, so its state alone would be too early.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return None
-    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"  # field 22 of proc(5)'s stat
+        return None, False
+    # Fields 3 (state), 20 (threads) and 22 (start) of proc(5)'s stat.
+    return f"{boot} {fields[19]}", fields[0] not in "ZX" or int(fields[17]) > 1
 
 
 def _url(host: str, port: int) -> str:

@@ -78,6 +78,9 @@ def _failure(code: int, log: Path) -> Exception:
     if MEMORY.search(text) or code == -9:
         said = "killed, most likely for memory" if code == -9 else "out of memory"
         return TrainError(f"training stopped: {said}", SMALLER)
+    if code == -7:  # SIGBUS: the mapped weights lost their end, or /dev/shm is full
+        return TrainError("training stopped: a file it was reading shrank, or shared memory is full",
+                          "let no other program write to build/models, then run it again")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not BAR.search(line.encode())]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
     last = (errors or lines or ["no message"])[-1]
@@ -110,6 +113,7 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], start
     """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest."""
     out = Path(arguments["output_dir"])
     rows = curve.write(out / "trainer_state.json", into)
+    totals = json.loads((out / "train_results.json").read_text(encoding="utf-8"))
     for name in ADAPTER:
         os.replace(out / name, into / name)
     adapter = json.loads((into / ADAPTER[1]).read_text(encoding="utf-8"))
@@ -122,7 +126,9 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], start
     summary = f"{rows[-1]['step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
               f"{'bf16' if arguments.get('bf16') else 'float32'}"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    result = {"summary": summary, "chosen": chosen, "run": {"train_seconds": round(seconds, 1), "peak_bytes": peak}}
+    figures = {"train_seconds": round(seconds, 1), "peak_bytes": peak, "steps_seconds": totals["train_runtime"],
+               "tokens": totals.get("num_input_tokens_seen", 0)}
+    result = {"summary": summary, "chosen": chosen, "run": figures}
     (into / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ def resolved(config: dict[str, Any], base: Path, data: Path, out: Path) -> dict[
     fixed = {
         "stage": "sft", "do_train": True, "model_name_or_path": str(base), "template": config["model"]["template"],
         "trust_remote_code": config["model"]["trust_remote_code"], "dataset": "train", "dataset_dir": str(data),
-        "output_dir": str(out), "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
+        "output_dir": str(out), "include_num_input_tokens_seen": "non_padding", "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
     }
     if config["model"]["default_system"]:
         fixed["default_system"] = config["model"]["default_system"]

@@ -1,0 +1,1 @@
+"""Benchmarks: each runs the thing and its peers in one run and prints ratios."""

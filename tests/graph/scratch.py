@@ -1,0 +1,154 @@
+"""A copy of the repository that a test may change, and `make` in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+STUB = Path(__file__).with_name("stub_temper.py")
+STAGES = ["model", "data", "train", "merge"]
+PARTS = (".gitignore", "Makefile", "scripts", "configs", "data", "docker/locks")
+NOT_OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH", "WAIT")  # of a make that runs the tests
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a make ended: `code` is the exit code of the program that failed, 0 if none did."""
+
+    code: int
+    out: str
+    err: str
+    ran: list[str]  # the stages whose bodies ran, in order
+
+
+@dataclass
+class Repo:
+    """A scratch copy of the repository."""
+
+    root: Path
+    real: bool = False  # real stage bodies
+    env: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()  # a command that make runs under
+
+    @property
+    def build(self) -> Path:
+        """Where everything made lies."""
+        return self.root / "build"
+
+    @property
+    def here(self) -> Path:
+        """The results of the default scenario and profile."""
+        return self.build / "customer-service" / "cpu"
+
+    @property
+    def rows(self) -> Path:
+        """The default scenario's raw rows."""
+        return self.root / "data" / "customer-service" / "rows.csv"
+
+    @property
+    def scenario(self) -> Path:
+        """The default scenario's file."""
+        return self.root / "configs" / "scenarios" / "customer-service.yaml"
+
+    def results(self) -> dict[str, Path]:
+        """Return each stage's result folder."""
+        return {"model": self.build / "models" / "smollm2-135m", "data": self.here / "data",
+                "train": self.here / "adapter", "merge": self.here / "merged"}
+
+    def inputs(self) -> list[Path]:
+        """Return every file the default scenario reads."""
+        names = ("configs/scenarios/customer-service.yaml", "configs/profiles/cpu.yaml",
+                 "configs/models/smollm2-135m.yaml", "configs/models/smollm2-135m.sha256",
+                 "data/customer-service/rows.csv", "docker/locks/cpu.txt")
+        return [self.root / name for name in names]
+
+    def command(self, *words: str, **settings: str) -> list[str]:
+        """Return the command line of a make; `settings` are its variables."""
+        if not self.real:
+            settings.setdefault("TEMPER", f"{sys.executable} {STUB}")
+        return [*self.prefix, "make", *words, *(f"{name}={value}" for name, value in settings.items())]
+
+    def environment(self) -> dict[str, str]:
+        """Return what make runs under."""
+        kept = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
+        return {**kept, "STUB_LOG": str(self.root / "ran.log"), "OMP_NUM_THREADS": "1", **self.env}
+
+    def start(self, *words: str, **settings: str) -> subprocess.Popen[str]:
+        """Start a make in a process group of its own."""
+        return subprocess.Popen(self.command(*words, **settings), cwd=self.root, env=self.environment(), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+    def make(self, *words: str, **settings: str) -> Made:
+        """Run make to its end."""
+        before = len(self.ran())
+        with self.start(*words, **settings) as process:
+            try:
+                out, err = process.communicate(timeout=300)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        failed = re.findall(r"Error (\d+)", err)
+        code = int(failed[0]) if failed else process.returncode
+        return Made(code, out, err, self.ran()[before:])
+
+    def merge(self, **settings: str) -> list[str]:
+        """Make the merged model, which must succeed; return the stages whose bodies ran, each at most once."""
+        made = self.make("merge", **settings)
+        assert made.code == 0, made.out + made.err
+        assert len(made.ran) == len(set(made.ran)), made.ran
+        return sorted(made.ran, key=STAGES.index)
+
+    def ran(self) -> list[str]:
+        """Return every stage whose body has run."""
+        log = self.root / "ran.log"
+        return log.read_text().split() if log.exists() else []
+
+    def guards(self, *words: str, **settings: str) -> list[str]:
+        """Run make and return the stages that it asked Python about."""
+        done = subprocess.run(self.command("--trace", *words, **settings), cwd=self.root, env=self.environment(),
+                              text=True, capture_output=True, check=True)
+        return re.findall(r" stage (\w+) --scenario", done.stdout)
+
+    def edit(self, path: Path, old: str, new: str) -> None:
+        """Replace `old`, which must be there, in a file."""
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{path} has no {old!r}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def copy(root: Path, **settings: Any) -> Repo:
+    """Copy what make needs into `root`, with an environment that borrows the packages of the one running the tests."""
+    for part in PARTS:
+        source, target = ROOT / part, root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+    _environment(root / ".venv")
+    return Repo(root, **settings)
+
+
+def _environment(venv: Path) -> None:
+    """Make a .venv whose own folder takes what an install writes, so that the borrowed one stays as it is."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = venv / "lib" / version / "site-packages"
+    site.mkdir(parents=True)
+    (venv / "bin").mkdir()
+    borrowed = Path(sys.executable).parent
+    for name in ("python", "llamafactory-cli"):
+        (venv / "bin" / name).symlink_to(borrowed / name if name != "python" else Path(sys.executable).resolve())
+    (venv / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    (site / "borrowed.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    lock = "docker/locks/cpu.txt"
+    digest = subprocess.run(["sha256sum", lock], cwd=venv.parent, capture_output=True, text=True, check=True).stdout
+    (venv / "installed").write_text(digest)

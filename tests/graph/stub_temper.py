@@ -1,0 +1,119 @@
+"""`python -m temper` with small stage bodies: what Make calls in these tests in place of training and merging.
+
+The guard, the lock, the work folder, publishing and the manifest are the real ones, and so is the whole data stage.
+A body here writes a few files derived from every file and key it reads, so that a changed input changes the output.
+Variables: STUB_LOG, a file that gets the name of each stage whose body runs; STUB_SECONDS, how long a body takes;
+STUB_KB, how large its largest file is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import temper.__main__
+from temper import errors, pipeline
+from temper.stage import Stage
+
+SECONDS = float(os.environ.get("STUB_SECONDS", "0"))
+KILOBYTES = int(os.environ.get("STUB_KB", "16"))
+WRITES = 8  # per large file, so that a body can be killed with half a file written
+Body = Callable[[Path], dict[str, Any]]
+
+
+def _log(name: str) -> None:
+    with open(os.environ["STUB_LOG"], "a", encoding="utf-8") as log:
+        log.write(name + "\n")
+
+
+def _read(folder: Path, *patterns: str) -> bytes:
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if not path.name.startswith("run.")})
+    assert files, f"{folder} has none of {patterns}"
+    return b"".join(path.name.encode() + path.read_bytes() for path in files)
+
+
+def _write(path: Path, *sources: bytes) -> None:
+    """Write bytes that follow from `sources`, slowly if so asked."""
+    block = hashlib.sha256(b"\0".join(sources)).digest() * 32  # 1 kB
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(WRITES):
+            file.write(block * max(1, KILOBYTES // WRITES))
+            time.sleep(SECONDS / WRITES / 2)
+
+
+def _value(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _model(config: dict[str, Any]) -> Body:
+    model = config["model"]
+
+    def run(work: Path) -> dict[str, Any]:
+        known = Path("configs/models") / f"{model['name']}.sha256"
+        if not known.exists():
+            known.write_text(f"{hashlib.sha256(_value(model['source'])).hexdigest()}  model.safetensors\n")
+        _write(work / "model.safetensors", _value(model["source"]))
+        (work / "config.json").write_bytes(_value({"end": model["end_token"]}))
+        _write(work / "tokenizer.model", _value(model["source"]), b"tokenizer")
+        return {"summary": model["name"]}
+
+    return run
+
+
+def _train(config: dict[str, Any]) -> Body:
+    here, base = pipeline.folder(config), pipeline.base(config)
+    own = {key: value for key, value in config["train"].items() if key != "logging_steps"}  # says how often, not what
+
+    def run(work: Path) -> dict[str, Any]:
+        read = (_read(base, "*.safetensors", "*.json"), _read(here / "data", "train.jsonl", "dataset_info.json"))
+        _write(work / "run.log", b"what happened")
+        _write(work / "adapter_model.safetensors", *read, _value(own), _value(config["model"]["template"]))
+        (work / "adapter_config.json").write_bytes(_value({"r": own["lora_rank"]}))
+        return {"summary": "trained", "chosen": {"threads": 1}, "run": {"train_seconds": time.time()}}
+
+    return run
+
+
+def _merge(config: dict[str, Any]) -> Body:
+    here, base = pipeline.folder(config), pipeline.base(config)
+
+    def run(work: Path) -> dict[str, Any]:
+        read = (_read(base, "*.safetensors"), _read(here / "adapter", "adapter_*"), _read(here / "data", "train.jsonl"))
+        _write(work / "model.safetensors", *read, _value(config["merge"]))
+        (work / "golden").mkdir(exist_ok=True)
+        _write(work / "golden" / "prompts.json", *read)
+        return {"summary": "merged"}
+
+    return run
+
+
+BODIES = {"model": _model, "train": _train, "merge": _merge}
+
+
+def stage(name: str, config: dict[str, Any]) -> Stage:
+    """Return the real stage with a body that logs its name, and is small unless it is the data stage's own."""
+    made = real_stage(name, config)
+    body = BODIES[name](config) if name in BODIES else made.run
+
+    def run(work: Path) -> dict[str, Any]:
+        _log(name)
+        time.sleep(SECONDS / 4)
+        result = body(work)
+        time.sleep(SECONDS / 4)
+        return result
+
+    return replace(made, run=run)
+
+
+real_stage = pipeline.stage
+
+if __name__ == "__main__":
+    pipeline.stage = stage
+    errors.main(lambda: temper.__main__.run(sys.argv[1:]))

@@ -1,0 +1,41 @@
+"""One real quickstart for all tests of this folder: environment, model, data, training, merge, gate, server, answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@dataclass
+class Made:
+    """The repository after its quickstart."""
+
+    port: int
+    transcript: str
+    build: Path = ROOT / "build" / "customer-service" / "cpu"
+
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run make with the port that quickstart had, so that its settings are the same."""
+        return run(*words, f"PORT={self.port}")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run make in the repository."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
+    return subprocess.run(["make", *words], cwd=ROOT, env=env, text=True, capture_output=True, check=False)
+
+

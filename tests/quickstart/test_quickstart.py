@@ -1,0 +1,150 @@
+"""The two-command promise, with every part real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from quickstart_helpers import ROOT, Made, free_port, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_both_answers_stand_side_by_side_and_are_right(made: Made) -> None:
+    """Quickstart prints base and tuned answers to two questions, the URL and how to stop, and judges the tuned ones."""
+    assert made.transcript.count("base model ") == 2
+    assert made.transcript.count("[right: ") == 2
+    assert f"http://127.0.0.1:{made.port}" in made.transcript
+    assert "make stop" in made.transcript
+
+
+def test_a_second_make_runs_nothing(made: Made) -> None:
+    """With the real stages, a make with nothing to do says nothing and starts no Python."""
+    done = made.make("merge")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_touching_every_input_runs_no_stage_body(made: Made) -> None:
+    """With the real stages, new times alone retrain nothing, and the results stay the same bytes."""
+    before = (made.build / "merged" / "manifest.json").read_bytes()
+    for path in ("data/customer-service/rows.csv", "configs/scenarios/customer-service.yaml", "docker/locks/cpu.txt"):
+        (ROOT / path).touch()
+    done = made.make("merge")
+    assert done.returncode == 0
+    assert "starts" not in done.stdout
+    assert (made.build / "merged" / "manifest.json").read_bytes() == before
+
+
+def test_the_answer_comes_over_http(made: Made) -> None:
+    """`make ask` and a bare HTTP client get the same answer from the same server."""
+    question = yaml.safe_load((ROOT / "configs/scenarios/customer-service.yaml").read_text())["ask"]["show"][0]
+    asked = made.make("ask", f"Q={question}")
+    assert asked.returncode == 0, asked.stderr
+    body = json.dumps({"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 128})
+    request = urllib.request.Request(f"http://127.0.0.1:{made.port}/v1/chat/completions", body.encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        content = json.load(response)["choices"][0]["message"]["content"]
+    assert asked.stdout.strip() == content.strip()
+
+
+def test_status_logs_plan_and_verify_tell_the_truth(made: Made) -> None:
+    """After quickstart everything is made, the server is ready, nothing would run, and every digest holds."""
+    assert "ready at" in made.make("status").stdout
+    assert made.make("logs").returncode == 0
+    plan = made.make("plan").stdout
+    assert plan.count("up to date") == 5, plan
+    assert made.make("verify").returncode == 0
+
+
+def test_a_truncated_result_is_named_and_refused(made: Made) -> None:
+    """`make verify` names a truncated weight file, and `make serve` refuses to serve it."""
+    weights = made.build / "merged" / "model.safetensors"
+    kept = weights.with_name("kept")
+    shutil.copy2(weights, kept)
+    try:
+        os.truncate(weights, weights.stat().st_size - 1000)
+        for goal in ("verify", "serve"):
+            done = made.make(goal)
+            assert "model.safetensors" in done.stdout + done.stderr
+            assert "Error 6" in done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        os.replace(kept, weights)
+    assert made.make("verify").returncode == 0
+
+
+def test_a_serving_key_restarts_the_server_and_trains_nothing(made: Made) -> None:
+    """A key that only serving reads gives a new server process and no stage body."""
+    first = json.loads((made.build / ".state/server.json").read_text())["pid"]
+    done = made.make("serve", "SET=serve.max_total_tokens=1200")
+    assert done.returncode == 0, done.stderr
+    assert "starts:" not in done.stdout
+    second = json.loads((made.build / ".state/server.json").read_text())["pid"]
+    assert first != second
+    assert made.make("serve").returncode == 0
+
+
+def test_a_killed_server_is_noticed_and_replaced(made: Made) -> None:
+    """After `kill -9` the status says so, and `make serve` starts a new one."""
+    os.kill(json.loads((made.build / ".state/server.json").read_text())["pid"], signal.SIGKILL)
+    time.sleep(0.5)
+    assert "not running" in made.make("status").stdout
+    assert made.make("serve").returncode == 0
+    assert "ready at" in made.make("status").stdout
+
+
+def test_an_altered_chat_template_never_gets_ready(made: Made, tmp_path: Path) -> None:
+    """A model whose template was changed after the merge fails the golden replay, and no server is left."""
+    folder = tmp_path / "merged"
+    shutil.copytree(made.build / "merged", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = config["chat_template"].replace("<|im_start|>", "<|im_start|> ")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    code = ("import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
+            f"errors.main(lambda: print(control.start(Path({str(folder)!r}), Path({str(tmp_path)!r}), [], 'k', "
+            f"Path({str(folder / 'golden.json')!r}), '127.0.0.1', {free_port()})))")
+    done = subprocess.run([ROOT / ".venv/bin/python", "-c", code], cwd=ROOT, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": "scripts"}, check=False)
+    assert done.returncode == 8, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "server.json").exists()
+
+
+def test_the_kept_yaml_runs_by_hand(made: Made, tmp_path: Path) -> None:
+    """`llamafactory-cli train` takes the YAML kept beside the adapter as it is (here for one step)."""
+    command = [ROOT / ".venv/bin/llamafactory-cli", "train", str(made.build / "adapter/run.yaml"),
+               f"output_dir={tmp_path / 'out'}", "max_steps=1"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out/adapter_model.safetensors").exists()
+
+
+def test_the_loss_falls_and_is_drawn(made: Made) -> None:
+    """The loss curve is there as rows and as a picture, and training lowered it by half at least."""
+    rows = [json.loads(line) for line in (made.build / "adapter/loss.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] / 2
+    assert (made.build / "adapter/loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_untrained_model_fails_the_command(made: Made) -> None:
+    """Quickstart exits with 13 when the tuned answers are not those of the data: here after one step of training."""
+    build = "build/untrained"
+    try:
+        done = run("quickstart", f"BUILD={build}", f"PORT={free_port()}", "SET=train.max_steps=1 train.save_steps=1000")
+        assert done.returncode != 0
+        assert "Error 13" in done.stderr, done.stdout[-2000:] + done.stderr[-2000:]
+        assert "[wrong: " in done.stdout
+        assert "Traceback" not in done.stderr
+    finally:
+        run("stop", f"BUILD={build}")
+        shutil.rmtree(ROOT / build, ignore_errors=True)
