@@ -110,16 +110,16 @@ $(VENV)/installed-dev: docker/locks/dev.txt $(INSTALLED)
 	@bash scripts/llamafactory/install_llamafactory.sh --dev
 
 # The graph. A stage's .paths names what it reads and has written, its .list holds their ctime, size and inode as they
-# were when it was last found current. Where the two differ, the list is touched, which is all Make looks at; the stage
+# were when it was last found current. Where the two differ, the list is deleted, which is all Make looks at; the stage
 # then compares digests, and runs its body only if they differ. docs/decisions/0001 says why not mtimes alone.
 STAGES := model data train merge
 .PHONY: FORCE
-$(STATE)/settings $(STAGES:%=$(STATE)/%.list) &: FORCE
+$(STAGES:%=$(STATE)/%.list) &: FORCE
 	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(STATE)' stages=($(STAGES)) \
 	  asked='$(subst ','\'',$(RUNTIME) $(MODEL) $(SET))'; . scripts/stale.sh
 
 define stage  # $1: the stage, $2: the stages before it
-$(STATE)/$1.done: $(STATE)/$1.list $(STATE)/settings $(2:%=$(STATE)/%.done) | $(INSTALLED)
+$(STATE)/$1.done: $(STATE)/$1.list $(2:%=$(STATE)/%.done) | $(INSTALLED)
 	@$(TEMPER) stage $1 $(ARGS)
 	@touch $$@
 endef

@@ -1,6 +1,5 @@
-# Read by the Makefile's shell: note what was asked for, and touch the list of each stage whose files have changed.
-# In: scenario, profile, state (the folder of what Make watches), asked (RUNTIME, MODEL, SET),
-# stages (an array).
+# Read by the Makefile's shell: note what was asked for, and delete the list of each stage that has to look again.
+# In: scenario, profile, state (the folder of what Make watches), asked (RUNTIME, MODEL, SET), stages (an array).
 # With nothing changed this starts one process, stat; a process for each stage would double the cost of a make.
 # shellcheck shell=bash disable=SC2154
 for file in "configs/scenarios/$scenario.yaml" "configs/profiles/$profile.yaml"; do
@@ -10,31 +9,37 @@ for file in "configs/scenarios/$scenario.yaml" "configs/profiles/$profile.yaml";
   fi
 done
 
-# The files named in $1.paths, NUL between names, as "ctime size inode name"; names that are gone are left out.
+cannot_write() {
+  echo "error: $state cannot be written; free some space, chown or chmod it, or choose another place with BUILD=DIR" >&2
+  exit 10
+}
+
+# Files as "ctime size inode name"; those that are gone are left out.
 stamps() { stat -Lc '%.9Z %s %i %n' -- "$@" 2>/dev/null || true; }
 
-IFS=$'\n' # joins "${array[*]}"
-before=() files=() known=()
-if [[ -f $state/settings ]]; then mapfile -t before <"$state/settings"; fi
-if [[ "${before[*]}" != "$asked" ]]; then
-  [[ -d $state ]] || mkdir -p "$state"
-  printf '%s\n' "$asked" >"$state/settings"
-fi
-
-for stage in "${stages[@]}"; do
-  if [[ -f $state/$stage.list && -f $state/$stage.paths ]]; then
+# Whether every file of stages $@ is as their lists say.
+current() {
+  local stage files=() known=()
+  for stage in "$@"; do
+    [[ -f $state/$stage.list && -f $state/$stage.paths ]] || return 1
     mapfile -d '' -t -O ${#files[@]} files <"$state/$stage.paths"
     mapfile -t -O ${#known[@]} known <"$state/$stage.list"
-  else
-    touch "$state/$stage.list"
-  fi
-done
-if [[ ${#files[@]} -gt 0 && "$(stamps "${files[@]}")" != "${known[*]}" ]]; then
+  done
+  [[ "$(stamps "${files[@]}")" == "${known[*]}" ]]
+}
+
+IFS=$'\n' # joins "${array[*]}"
+before=()
+if [[ -f $state/settings ]]; then mapfile -t before <"$state/settings"; fi
+if [[ "${before[*]}" != "$asked" ]]; then
+  [[ -d $state ]] || mkdir -p "$state" || cannot_write
+  printf '%s\n' "$asked" >"$state/settings" || cannot_write
+fi
+
+# What follows a stage that looks again looks too: a clock that was set back must not make its .done seem new enough.
+if ! current "${stages[@]}"; then
+  while [[ ${#stages[@]} -gt 0 ]] && current "${stages[0]}"; do stages=("${stages[@]:1}"); done
   for stage in "${stages[@]}"; do
-    if [[ -f $state/$stage.paths ]]; then
-      mapfile -d '' -t files <"$state/$stage.paths"
-      mapfile -t known <"$state/$stage.list"
-      [[ "$(stamps "${files[@]}")" == "${known[*]}" ]] || touch "$state/$stage.list"
-    fi
+    [[ ! -e $state/$stage.list ]] || rm -f "$state/$stage.list" || cannot_write
   done
 fi

@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1",
-           "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 def packages(name: str) -> Path:
@@ -39,8 +45,23 @@ def _install(lock: Path, folder: Path, digest: str) -> None:
     work = folder.with_name(f".{folder.name}.work")
     for old in (work, folder):
         shutil.rmtree(old, ignore_errors=True)
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes",
-                           "--target", str(work), "-r", str(lock)], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--target",
+            str(work),
+            "-r",
+            str(lock),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     (work / "lock.sha256").write_text(digest)
     os.replace(work, folder)
@@ -53,7 +74,11 @@ def run(name: str, program: str, *arguments: object) -> Any:
     """
     path = {"PYTHONPATH": str(packages(name))} if name else {}
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], env={**inherited, **OFFLINE, **path},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**inherited, **OFFLINE, **path},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -28,10 +28,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from temper.merge import export, lora, shards
 
-SMALL = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-         "num_key_value_heads": 3, "vocab_size": 49152, "rope_theta": 1e5}  # SmolLM2-135M
-LARGE = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-         "num_key_value_heads": 2, "vocab_size": 151936, "rope_theta": 1e6}  # Qwen2.5-1.5B, biases apart
+SMALL = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "rope_theta": 1e5,
+}  # SmolLM2-135M
+LARGE = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "rope_theta": 1e6,
+}  # Qwen2.5-1.5B, biases apart
 RANK = 16
 MOST_MEMORY, LEAST_RATIO = 700e6, 2.0  # bytes; CPU seconds of llamafactory-cli export over ours
 Shapes = dict[str, tuple[int, ...]]
@@ -52,19 +66,34 @@ def linear(shape: dict[str, Any]) -> Shapes:
     """Return [out, in] of each linear layer of a Llama model, by module name."""
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     narrow = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
-    one = {"self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden), "self_attn.v_proj": (narrow, hidden),
-           "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
-           "mlp.down_proj": (hidden, inner)}
-    return {f"model.layers.{layer}.{name}": size for layer in range(shape["num_hidden_layers"]) for name, size in one.items()}
+    one = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (narrow, hidden),
+        "self_attn.v_proj": (narrow, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    layers = range(shape["num_hidden_layers"])
+    return {f"model.layers.{layer}.{name}": size for layer in layers for name, size in one.items()}
 
 
 def model(shape: dict[str, Any]) -> Shapes:
     """Return the shape of every tensor of a Llama model with tied embeddings."""
     hidden = (shape["hidden_size"],)
-    norms = {f"model.layers.{layer}.{name}.weight": hidden for layer in range(shape["num_hidden_layers"])
-             for name in ("input_layernorm", "post_attention_layernorm")}
+    norms = {
+        f"model.layers.{layer}.{name}.weight": hidden
+        for layer in range(shape["num_hidden_layers"])
+        for name in ("input_layernorm", "post_attention_layernorm")
+    }
     weights = {f"{name}.weight": size for name, size in linear(shape).items()}
-    return {"model.embed_tokens.weight": (shape["vocab_size"], *hidden), **weights, **norms, "model.norm.weight": hidden}
+    return {
+        "model.embed_tokens.weight": (shape["vocab_size"], *hidden),
+        **weights,
+        **norms,
+        "model.norm.weight": hidden,
+    }
 
 
 def write_random(file: Path, parts: Shapes, code: str, scale: float) -> None:
@@ -82,10 +111,19 @@ def write_random(file: Path, parts: Shapes, code: str, scale: float) -> None:
 def write_base(folder: Path, shape: dict[str, Any], files: int) -> None:
     """Write a bfloat16 base in about `files` shards, with a configuration and a byte-level tokenizer."""
     folder.mkdir()
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True, **shape,
-              "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 2048}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        **shape,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "max_position_embeddings": 2048,
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    groups, places = list(_groups(model(shape), files)), {}
+    groups: list[Shapes] = list(_groups(model(shape), files))
+    places: dict[str, str] = {}
     for at, group in enumerate(groups, 1):
         name = f"model-{at:05d}-of-{len(groups):05d}.safetensors" if files > 1 else shards.SINGLE
         write_random(folder / name, group, "BF16", 0.02)
@@ -115,16 +153,19 @@ def write_tokenizer(folder: Path) -> None:
     made = Tokenizer(models.BPE(vocab=ids, merges=[]))
     made.add_special_tokens([AddedToken("<|im_end|>", special=True)])
     made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def write_adapter(folder: Path, shape: dict[str, Any]) -> None:
     """Write a float32 adapter of rank 16 on every linear layer."""
     folder.mkdir()
     names = sorted({name.rpartition(".")[2] for name in linear(shape)})
-    (folder / lora.CONFIG).write_text(json.dumps({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK,
-                                                  "lora_alpha": 2 * RANK, "target_modules": names}))
+    (folder / lora.CONFIG).write_text(
+        json.dumps(
+            {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": names}
+        )
+    )
     parts: Shapes = {}
     for name, (rows, columns) in linear(shape).items():
         parts |= {f"{lora.PREFIX}{name}{lora.A}": (RANK, columns), f"{lora.PREFIX}{name}{lora.B}": (rows, RANK)}
@@ -139,7 +180,8 @@ def measured(argv: list[str], env: dict[str, str], log: Path) -> dict[str, float
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{' '.join(argv[:4])} … ended with code {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+        said = log.read_text(errors="replace")[-2000:]
+        sys.exit(f"{' '.join(argv[:4])} … ended with code {process.returncode}:\n{said}")
     return {"wall": time.perf_counter() - started, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss * 1024}
 
 
@@ -160,12 +202,19 @@ def digests(folder: Path) -> dict[str, str]:
 def commands(root: Path, shard_gb: int) -> dict[str, list[str]]:
     """Return each way's command line; each writes into root/out."""
     base, adapter, out = root / "base", root / "adapter", root / "out"
-    config = root / "export.json"
-    config.write_text(json.dumps(export.settings(base, adapter, out, "qwen", "auto", shard_gb * 10**9, {})))
-    (root / "export.yaml").write_text(config.read_text())
+    exported = export.settings(base, adapter, out, "qwen", "auto", shard_gb * 10**9, {})
+    (root / "export.yaml").write_text(json.dumps(exported))  # JSON is YAML
     return {
-        "streaming": [sys.executable, "-m", "temper.merge", f"--base={base}", f"--adapter={adapter}", f"--out={out}",
-                      f"--shard-gb={shard_gb}", "--end-token=<|im_end|>"],
+        "streaming": [
+            sys.executable,
+            "-m",
+            "temper.merge",
+            f"--base={base}",
+            f"--adapter={adapter}",
+            f"--out={out}",
+            f"--shard-gb={shard_gb}",
+            "--end-token=<|im_end|>",
+        ],
         "PEFT merge_and_unload": [sys.executable, "-c", PEFT, str(base), str(adapter), str(out), str(shard_gb)],
         "llamafactory-cli export": export.command(root / "export.yaml"),
     }
@@ -176,8 +225,10 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     own = rows["streaming"]
     lines = ["| | wall s | CPU s | peak MB |", "|---|---|---|---|"]
     for name, row in rows.items():
-        cells = [f"{row[key] / unit:.{digits}f} ({row[key] / own[key]:.1f}x)"
-                 for key, unit, digits in (("wall", 1, 1), ("cpu", 1, 1), ("peak", 1e6, 0))]
+        cells = [
+            f"{row[key] / unit:.{digits}f} ({row[key] / own[key]:.1f}x)"
+            for key, unit, digits in (("wall", 1, 1), ("cpu", 1, 1), ("peak", 1e6, 0))
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -194,8 +245,12 @@ def compare(root: Path, shard_gb: int) -> tuple[dict[str, dict[str, float]], lis
         shutil.rmtree(root / "out")
         print(f"{name}: {rows[name]['wall']:.1f} s", file=sys.stderr, flush=True)
     right = made["PEFT merge_and_unload"]
-    return rows, [f"{tensor} of {name}" for name, held in made.items() for tensor in sorted(right.keys() | held.keys())
-                  if right.get(tensor) != held.get(tensor)]
+    return rows, [
+        f"{tensor} of {name}"
+        for name, held in made.items()
+        for tensor in sorted(right.keys() | held.keys())
+        if right.get(tensor) != held.get(tensor)
+    ]
 
 
 def main() -> int:
@@ -210,12 +265,17 @@ def main() -> int:
         write_adapter(root / "adapter", shape)
         rows, differing = compare(root, 1)
     count = sum(map(math.prod, model(shape).values()))
-    print(f"{count / 1e6:.0f} M parameters in bfloat16, rank {RANK} on every linear layer, one thread\n\n{table(rows)}\n")
-    print(f"{len(model(shape))} tensors, bit for bit the same by all three" if not differing
-          else f"{len(differing)} tensors differ: {', '.join(differing[:5])}")
+    print(f"{count / 1e6:.0f} M parameters in bfloat16, rank {RANK} on every linear layer, one thread\n")
+    print(f"{table(rows)}\n")
+    print(
+        f"{len(model(shape))} tensors, bit for bit the same by all three"
+        if not differing
+        else f"{len(differing)} tensors differ: {', '.join(differing[:5])}"
+    )
     ratio = rows["llamafactory-cli export"]["cpu"] / rows["streaming"]["cpu"]
     kept = small or (rows["streaming"]["peak"] <= MOST_MEMORY and ratio >= LEAST_RATIO)
-    print("" if kept else f"over the bound: at most {MOST_MEMORY / 1e6:.0f} MB and {LEAST_RATIO:.0f}x fewer CPU seconds")
+    if not kept:
+        print(f"over the bound: at most {MOST_MEMORY / 1e6:.0f} MB and {LEAST_RATIO:.0f}x fewer CPU seconds")
     return 0 if kept and not differing else 1
 
 

@@ -28,7 +28,8 @@ More options, passed on as they are: python -m temper.serve --help (with PYTHONP
 def options() -> tuple[argparse.Namespace, list[str]]:
     """Read the command line; what is not ours is for the server."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
     add("--model_path", type=Path, metavar="DIR", help="merged Hugging Face folder with safetensors")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every network (default: %(default)s)")
@@ -73,8 +74,16 @@ def run() -> int:
     with_torch([os.path.abspath(__file__), *sys.argv[1:]])
     from temper.serve import __main__ as server
 
-    sys.argv = ["temper.serve", "--model-id", str(given.model_path), "--hostname", given.host, "--port",
-                str(given.port), *rest]
+    sys.argv = [
+        "temper.serve",
+        "--model-id",
+        str(given.model_path),
+        "--hostname",
+        given.host,
+        "--port",
+        str(given.port),
+        *rest,
+    ]
     print(f"serving: {shlex.join(sys.argv[1:])}", file=sys.stderr)
     return server.run()
 

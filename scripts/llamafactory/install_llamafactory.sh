@@ -24,7 +24,7 @@ install_lock() {
     echo "install torch from $TORCH_INDEX: none of pip's own sources has it"
   fi
   "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps --require-hashes --progress-bar on \
-    ${extra[@]+"${extra[@]}"} -r "$1" | grep -v '^\(Requirement already\|Looking in\|Using cached\|  Using cached\)' || {
+    ${extra[@]+"${extra[@]}"} -r "$1" | grep -v '^\(Ignoring \|Requirement already\|Looking in\|Using cached\|  Using cached\)' || {
       local code=("${PIPESTATUS[@]}")
       [[ ${code[0]} == 0 ]] || fail "pip could not install $1 (code ${code[0]})" \
         "see its message above; behind a proxy or mirror set pip's configuration or TORCH_INDEX, then run it again"

@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from temper import errors, reexec  # noqa: E402
+from temper.train import machine  # noqa: E402
 
 GOLDEN_FROM_DATA = 4  # golden prompts taken from the training rows, besides the fixed ones
 
@@ -66,6 +67,8 @@ def run() -> int:
     given = options()
     reexec.into_environment()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.update({name: value for name, value in machine.thread_environment(machine.threads()).items()
+                       if name not in os.environ})
     import yaml
 
     from temper.merge import gate, golden

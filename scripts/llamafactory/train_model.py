@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +118,15 @@ def train(arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Train into output_dir, keeping the resolved YAML beside the adapter."""
     from temper.train import run, settings
 
-    started, out = time.time(), Path(arguments["output_dir"])
+    out = Path(arguments["output_dir"])
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.chosen.json").write_text(json.dumps(chosen), encoding="utf-8")
     resolved = {"bf16": chosen["bf16"], **arguments, "output_dir": str(out / "checkpoints")}
     run.resume(resolved)
-    comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/{' '.join(['llamafactory-cli', 'train', 'FILE'])}"
+    comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/llamafactory-cli train THIS_FILE"
     settings.write(resolved, out / "run.yaml", comment)
-    run.train(out / "run.yaml", resolved, chosen["threads"])
-    run.collect(resolved, out, chosen, started)
+    seconds = run.train(out / "run.yaml", resolved, chosen["threads"])
+    run.collect(resolved, out, chosen, seconds)
 
 
 def main() -> int:

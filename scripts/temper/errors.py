@@ -106,7 +106,7 @@ def main(run: Callable[[], int | None]) -> None:
     except OSError as error:
         import errno
 
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise
         print(f"error: {error}; free some space or choose another place with BUILD=DIR, then run it again",
               file=sys.stderr)

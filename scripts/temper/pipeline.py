@@ -103,19 +103,21 @@ def _train(config: dict[str, Any]) -> Stage:
 
 
 def _merge(config: dict[str, Any]) -> Stage:
-    here, merge = folder(config), config["merge"]
+    here, merge, model = folder(config), dict(config["merge"]), config["model"]
+    if merge["chat_template"] == "auto":
+        merge["chat_template"] = model["chat_template"]
 
     def run(work: Path) -> dict[str, Any]:
         arguments = [f"--base={base(config)}", f"--adapter={here / 'adapter'}", f"--data={here / 'data'}",
                      f"--train_args={here / 'adapter' / 'run.yaml'}",
-                     f"--output={work}", f"--template={config['model']['template']}", f"--dtype={merge['dtype']}",
+                     f"--output={work}", f"--template={model['template']}", f"--dtype={merge['dtype']}",
                      f"--shard_gb={merge['shard_gb']}", f"--chat_template={merge['chat_template']}"]
-        arguments += [f"--end_token={config['model']['end_token']}", *([] if config["model"]["tgi"] else ["--no_tgi"])]
+        arguments += [f"--end_token={model['end_token']}", *([] if model["tgi"] else ["--no_tgi"])]
         _program("merge_model.py", *arguments)
         return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
 
-    section = {**merge, "template": config["model"]["template"], "end_token": config["model"]["end_token"],
-               "tgi": config["model"]["tgi"]}
+    section = {**merge, "template": model["template"], "end_token": model["end_token"],
+               "tgi": model["tgi"]}
     return Stage("merge", here / "merged", here / ".lock", run, config=section,
                  results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl",)),
                           "adapter": (here / "adapter", ("adapter_*",))})

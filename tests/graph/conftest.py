@@ -14,8 +14,17 @@ def repo(tmp_path: Path) -> scratch.Repo:
     return scratch.copy(tmp_path / "repo")
 
 
-@pytest.fixture
-def made(repo: scratch.Repo) -> scratch.Repo:
-    """Return a copy in which everything up to the merged model is made and current."""
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> scratch.Repo:
+    """Return the copy that `made` is taken from; tests leave it alone."""
+    repo = scratch.copy(tmp_path_factory.mktemp("graph") / "repo")
     assert repo.merge() == scratch.STAGES
+    return repo
+
+
+@pytest.fixture
+def made(finished: scratch.Repo, tmp_path: Path) -> scratch.Repo:
+    """Return a copy in which everything up to the merged model is made and current."""
+    repo = scratch.twin(finished, tmp_path / "repo")
+    assert repo.merge() == []
     return repo

@@ -30,6 +30,12 @@ class Made:
     ran: list[str]  # the stages whose bodies ran, in order
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    """Return what a result is: every file but those about the run that made it; empty where there is none."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("run."))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @dataclass
 class Repo:
     """A scratch copy of the repository."""
@@ -61,15 +67,28 @@ class Repo:
 
     def results(self) -> dict[str, Path]:
         """Return each stage's result folder."""
-        return {"model": self.build / "models" / "smollm2-135m", "data": self.here / "data",
-                "train": self.here / "adapter", "merge": self.here / "merged"}
+        return {
+            "model": self.build / "models" / "smollm2-135m",
+            "data": self.here / "data",
+            "train": self.here / "adapter",
+            "merge": self.here / "merged",
+        }
 
     def inputs(self) -> list[Path]:
         """Return every file the default scenario reads."""
-        names = ("configs/scenarios/customer-service.yaml", "configs/profiles/cpu.yaml",
-                 "configs/models/smollm2-135m.yaml", "configs/models/smollm2-135m.sha256",
-                 "data/customer-service/rows.csv", "docker/locks/cpu.txt")
+        names = (
+            "configs/scenarios/customer-service.yaml",
+            "configs/profiles/cpu.yaml",
+            "configs/models/smollm2-135m.yaml",
+            "configs/models/smollm2-135m.sha256",
+            "data/customer-service/rows.csv",
+            "docker/locks/cpu.txt",
+        )
         return [self.root / name for name in names]
+
+    def contents(self) -> dict[str, dict[str, bytes]]:
+        """Return what each stage's result is."""
+        return {stage: content(folder) for stage, folder in self.results().items()}
 
     def command(self, *words: str, **settings: str) -> list[str]:
         """Return the command line of a make; `settings` are its variables."""
@@ -84,8 +103,15 @@ class Repo:
 
     def start(self, *words: str, **settings: str) -> subprocess.Popen[str]:
         """Start a make in a process group of its own."""
-        return subprocess.Popen(self.command(*words, **settings), cwd=self.root, env=self.environment(), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        return subprocess.Popen(
+            self.command(*words, **settings),
+            cwd=self.root,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def make(self, *words: str, **settings: str) -> Made:
         """Run make to its end."""
@@ -107,6 +133,14 @@ class Repo:
         assert len(made.ran) == len(set(made.ran)), made.ran
         return sorted(made.ran, key=STAGES.index)
 
+    def start_until(self, line: str, *words: str, **settings: str) -> subprocess.Popen[str]:
+        """Start a make and return when it has printed a line that starts with `line`, or has ended."""
+        process = self.start(*words, **settings)
+        assert process.stdout
+        while (said := process.stdout.readline()) and not said.startswith(line):
+            pass
+        return process
+
     def ran(self) -> list[str]:
         """Return every stage whose body has run."""
         log = self.root / "ran.log"
@@ -114,8 +148,14 @@ class Repo:
 
     def guards(self, *words: str, **settings: str) -> list[str]:
         """Run make and return the stages that it asked Python about."""
-        done = subprocess.run(self.command("--trace", *words, **settings), cwd=self.root, env=self.environment(),
-                              text=True, capture_output=True, check=True)
+        done = subprocess.run(
+            self.command("--trace", *words, **settings),
+            cwd=self.root,
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            check=True,
+        )
         return re.findall(r" stage (\w+) --scenario", done.stdout)
 
     def edit(self, path: Path, old: str, new: str) -> None:
@@ -123,6 +163,15 @@ class Repo:
         text = path.read_text(encoding="utf-8")
         assert old in text, f"{path} has no {old!r}"
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    def set_key(self, path: Path, key: str, value: object) -> str:
+        """Give a key of a YAML file, which must be there, another value; return the one it had."""
+        text = path.read_text(encoding="utf-8")
+        old = re.search(rf"^ +{key}: *([^ #\n]+)", text, re.M)
+        assert old, f"{path} has no {key}"
+        assert old[1] != str(value)
+        path.write_text(text[: old.start(1)] + str(value) + text[old.end(1) :], encoding="utf-8")
+        return old[1]
 
 
 def copy(root: Path, **settings: Any) -> Repo:
@@ -136,6 +185,12 @@ def copy(root: Path, **settings: Any) -> Repo:
             shutil.copy2(source, target)
     _environment(root / ".venv")
     return Repo(root, **settings)
+
+
+def twin(repo: Repo, root: Path) -> Repo:
+    """Copy a repository with its results."""
+    shutil.copytree(repo.root, root, symlinks=True)
+    return Repo(root, repo.real, dict(repo.env))
 
 
 def _environment(venv: Path) -> None:

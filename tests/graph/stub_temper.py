@@ -3,7 +3,8 @@
 The guard, the lock, the work folder, publishing and the manifest are the real ones, and so is the whole data stage.
 A body here writes a few files derived from every file and key it reads, so that a changed input changes the output.
 Variables: STUB_LOG, a file that gets the name of each stage whose body runs; STUB_SECONDS, how long a body takes;
-STUB_KB, how large its largest file is.
+STUB_KB, how large its large files are; STUB_KILL_AT, the change to the file system, counted from 1, before which the
+process kills itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from temper.stage import Stage
 
 SECONDS = float(os.environ.get("STUB_SECONDS", "0"))
 KILOBYTES = int(os.environ.get("STUB_KB", "16"))
+KILL_AT = int(os.environ.get("STUB_KILL_AT", "0"))
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym")  # the last: renameat2
 WRITES = 8  # per large file, so that a body can be killed with half a file written
 Body = Callable[[Path], dict[str, Any]]
 
@@ -112,8 +116,25 @@ def stage(name: str, config: dict[str, Any]) -> Stage:
     return replace(made, run=run)
 
 
+def _kill_at(limit: int) -> None:
+    """End this process as kill -9 does, before its change number `limit` to the file system."""
+    count = 0
+
+    def seen(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in CHANGES:
+            count += 1
+            if count == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(seen)
+
+
 real_stage = pipeline.stage
 
 if __name__ == "__main__":
+    if KILL_AT:
+        _kill_at(KILL_AT)
     pipeline.stage = stage
     errors.main(lambda: temper.__main__.run(sys.argv[1:]))

@@ -26,16 +26,18 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
 
 
-def trained_row(repo: Repo) -> dict[str, str]:
-    """Return the first row of the training split."""
-    return dict(json.loads((repo.here / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0]))
+def rows_of(repo: Repo, split: str) -> list[dict[str, str]]:
+    """Return the cleaned rows of a split: train or eval."""
+    return [
+        json.loads(line) for line in (repo.here / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def with_another_byte(repo: Repo) -> str:
-    """Return the raw rows with one letter of a training question changed."""
-    question, text = trained_row(repo)["instruction"], repo.rows.read_text(encoding="utf-8")
-    assert f",{question}," in text
-    return text.replace(f",{question},", f",{question[:-1]}!,", 1)
+    """Return the raw rows with the last letter of one training question changed."""
+    text = repo.rows.read_text(encoding="utf-8")
+    question = next(q for row in rows_of(repo, "train") if text.count(q := row["instruction"]) == 1 and q.endswith("?"))
+    return text.replace(question, f"{question[:-1]}!")
 
 
 # Nothing changed
@@ -65,7 +67,10 @@ def test_nothing_changed_starts_no_python(made: Repo, tmp_path: Path) -> None:
 def test_nothing_changed_starts_make_a_shell_and_stat(made: Repo, tmp_path: Path) -> None:
     """The processes of a make with nothing to do are make, one shell and one stat, by the kernel's account."""
     trace = tmp_path / "trace"
-    if not shutil.which("strace") or subprocess.run(["strace", "-o", str(trace), "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("strace")
+        or subprocess.run(["strace", "-o", str(trace), "true"], capture_output=True).returncode
+    ):
         pytest.skip("strace is missing or not allowed here; the test above covers the promise without it")
     made.prefix = ("strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-z", "-o", str(trace))
     assert made.make("merge").code == 0
@@ -116,7 +121,7 @@ def test_checkout_and_back_runs_no_body(made: Repo) -> None:
     git(made.root, "checkout", "-b", "other")
     changed = with_another_byte(made)
     made.rows.write_text(changed, encoding="utf-8")
-    made.edit(made.scenario, "lr_scheduler_type: cosine", "lr_scheduler_type: linear")
+    made.set_key(made.scenario, "lr_scheduler_type", "constant")
     git(made.root, "commit", "-am", "two")
     git(made.root, "checkout", "main")
     assert made.rows.read_text(encoding="utf-8") != changed
@@ -167,14 +172,14 @@ def test_a_key_that_only_serving_reads_makes_nothing(made: Repo, settings: dict[
 
 def test_a_serving_key_in_the_scenario_makes_nothing(made: Repo) -> None:
     """A serving key edited in the scenario's file trains and merges nothing."""
-    made.edit(made.scenario, "max_total_tokens: 1280", "max_total_tokens: 1300")
+    made.set_key(made.scenario, "max_total_tokens", 1300)
     assert made.merge() == []
     assert made.guards("merge") == []
 
 
 def test_a_training_key_trains_and_merges(made: Repo) -> None:
     """A training key in the scenario's file runs train and merge, once."""
-    made.edit(made.scenario, "lr_scheduler_type: cosine", "lr_scheduler_type: linear")
+    made.set_key(made.scenario, "lr_scheduler_type", "constant")
     assert made.merge() == ["train", "merge"]
     assert made.merge() == []
 
@@ -199,7 +204,7 @@ def test_a_merge_key_merges(made: Repo) -> None:
 
 def test_a_profile_key_trains_and_merges(made: Repo) -> None:
     """A training key in the profile's file runs train and merge."""
-    made.edit(made.root / "configs/profiles/cpu.yaml", "num_train_epochs: 3", "num_train_epochs: 4")
+    made.set_key(made.root / "configs/profiles/cpu.yaml", "num_train_epochs", 9)
     assert made.merge() == ["train", "merge"]
 
 
@@ -256,8 +261,10 @@ def test_rows_that_clean_to_the_same_run_the_data_stage_only(made: Repo) -> None
 
 def test_a_held_out_row_does_not_train_again(made: Repo) -> None:
     """A change in a row that is held out for evaluation runs the data stage only."""
-    row = json.loads((made.here / "data" / "eval.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    made.edit(made.rows, f",{row['instruction']},{row['output']},", f",{row['instruction']},{row['output']} OK,")
+    text = made.rows.read_text(encoding="utf-8")
+    pairs = (f",{row['instruction']},{row['output']}," for row in rows_of(made, "eval"))
+    pair = next(pair for pair in pairs if pair in text)
+    made.rows.write_text(text.replace(pair, f"{pair[:-1]} OK,"), encoding="utf-8")
     assert made.merge() == ["data"]
 
 
@@ -339,12 +346,19 @@ def joined_by_another(path: Path) -> None:
     os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-ALTERED = [("model", "model.safetensors"), ("data", "train.jsonl"), ("train", "adapter_model.safetensors"),
-           ("merge", "golden/prompts.json")]
-
-
-@pytest.mark.parametrize("alter", [edited, truncated, removed, joined_by_another])
-@pytest.mark.parametrize(("stage", "name"), ALTERED)
+@pytest.mark.parametrize(
+    ("stage", "name", "alter"),
+    [
+        ("model", "model.safetensors", edited),
+        ("data", "train.jsonl", edited),
+        ("train", "adapter_model.safetensors", edited),
+        ("train", "adapter_model.safetensors", truncated),
+        ("train", "adapter_config.json", removed),
+        ("train", "adapter_config.json", joined_by_another),
+        ("merge", "golden/prompts.json", edited),
+        ("merge", "golden/prompts.json", joined_by_another),
+    ],
+)
 def test_an_altered_result_is_named_and_refused(
     made: Repo, stage: str, name: str, alter: Callable[[Path], None]
 ) -> None:
@@ -405,10 +419,10 @@ def test_a_manifest_says_what_was_read_and_nothing_of_the_machine(made: Repo) ->
 def test_plan_names_stage_key_and_values_and_runs_nothing(made: Repo) -> None:
     """`make plan` says which stages would run and why; running it changes nothing."""
     assert made.make("plan").out.count("up to date") == len(STAGES)
-    made.edit(made.scenario, "lr_scheduler_type: cosine", "lr_scheduler_type: linear")
+    old = made.set_key(made.scenario, "lr_scheduler_type", "constant")
     plan = made.make("plan")
     assert plan.code == 0, plan.err
-    assert re.search(r"^train .*train\.lr_scheduler_type: cosine -> linear", plan.out, re.M)
+    assert re.search(rf"^train .*train\.lr_scheduler_type: {old} -> constant", plan.out, re.M)
     assert re.search(r"^merge .*if train gives another result", plan.out, re.M)
     assert plan.out.count("up to date") == 2
     assert made.ran() == STAGES

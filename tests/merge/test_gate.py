@@ -322,9 +322,8 @@ def test_a_hybrid_model_trained_without_thinking_is_prompted_so(copied: Parts, t
 
 
 def test_pieces_that_are_encoded_alone_keep_their_blank(copied: Parts) -> None:
-    """LLaMA Factory encodes Llama 2's answers by themselves, which puts a blank first: the written template does too."""
-    texts = [message["content"] for messages in conversations.CONVERSATIONS.values() for message in messages]
-    tiny_chat.pieces(copied.merged, texts)
+    """LLaMA Factory encodes Llama 2's answers alone, which puts a blank first: the written template does so too."""
+    tiny_chat.pieces(copied.merged, [one["content"] for each in conversations.CONVERSATIONS.values() for one in each])
     llama = Parts(copied.merged, copied.adapter, copied.merged)
     parity.put_template(llama.merged, parity.written(conversations.trainer(llama.base, "llama2", {}), ""))
     assert not _prompts(llama, "llama2")["prompt parity"]["ok"]
@@ -407,12 +406,16 @@ def test_one_wrong_element_is_noticed(copied: Parts, fault: str) -> None:
 
 
 def test_a_large_model_is_compared_by_rows(copied: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the size limit every tensor is compared on a sample of rows, and a tensor left unmerged is noticed."""
+    """Above the size limit rows of every tensor are compared, base + adapter is not loaded, and no tensor is missed."""
     monkeypatch.setattr(weights, "WHOLE_BYTES", 0)
     monkeypatch.setattr(weights, "SAMPLE_ROWS", 16)
     found = _tensors(copied)
     assert found["ok"] and found["numbers"]["rows"] == 16
     assert found["numbers"]["elements"] < weight_files.parameters(weight_files.tensors(copied.merged)) / 2
+    folders = copied.base, copied.adapter, copied.merged
+    report, answers = gate.examine(*folders, TEMPLATE, END, {}, 4, say=lambda line: None)
+    assert report["ok"] and "logits" not in {found["name"] for found in report["checks"]}
+    assert answers and answers["dtype"] == "bfloat16"
     from safetensors.torch import load_file
 
     before = load_file(copied.base / "model.safetensors")

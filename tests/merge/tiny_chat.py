@@ -54,7 +54,8 @@ def pieces(folder: Path, texts: list[str]) -> None:
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     raw.train_from_iterator([*texts, "[INST] <<SYS>>\n\n<</SYS>> [/INST]"], trainers.BpeTrainer(
         vocab_size=tiny_models.VOCABULARY, special_tokens=["<unk>", "</s>", "<s>"], show_progress=False))
-    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
 
 
 def make(folder: Path, dtype: str = "bfloat16", **adapter: Any) -> Parts:

@@ -29,14 +29,20 @@ def _tokenizer() -> Any:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     # English alone: Chinese and emoji then need several tokens a character, the hard case for streaming.
     raw.train_from_iterator(
-        [*ANSWERS, ANSWERS["Who are you?"], ANSWERS["Write code."], ENDLESS], trainers.BpeTrainer(
-            vocab_size=340, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    raw.post_processor = processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+        [*ANSWERS, ANSWERS["Who are you?"], ANSWERS["Write code."], ENDLESS],
+        trainers.BpeTrainer(
+            vocab_size=340, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    raw.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
     raw.add_tokens([AddedToken(OUTSIDE, normalized=False)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"])
+        tokenizer_object=raw,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -46,15 +52,27 @@ def make(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.set_num_threads(1)  # several would wait for each other on a busy machine
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokenizer) - 1, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=2, pad_token_id=0)
+        vocab_size=len(tokenizer) - 1,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     model = LlamaForCausalLM(config)
-    rows = [prompt_ids(tokenizer, question) + tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
-            for question, answer in ANSWERS.items()]
+    rows = [
+        prompt_ids(tokenizer, question) + tokenizer(answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        for question, answer in ANSWERS.items()
+    ]
     rows.append(tokenizer(ENDLESS)["input_ids"])
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
@@ -79,10 +97,16 @@ def reference(folder: Path, ids: list[int], tokens: int, dtype: str = "float32")
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                         max_new_tokens=tokens, do_sample=False, output_scores=True, return_dict_in_generate=True)
+    out = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
     gaps = [float(best[0] - best[1]) for best in (score[0].topk(2).values for score in out.scores)]
-    return out.sequences[0, len(ids):].tolist(), gaps
+    return out.sequences[0, len(ids) :].tolist(), gaps
 
 
 def golden(folder: Path, tokens: int = 96) -> dict[str, Any]:
@@ -94,6 +118,13 @@ def golden(folder: Path, tokens: int = 96) -> dict[str, Any]:
     for question in ANSWERS:
         ids = prompt_ids(tokenizer, question)
         made, gaps = reference(folder, ids, tokens)
-        prompts.append({"messages": [{"role": "user", "content": question}], "prompt_ids": ids, "completion_ids": made,
-                        "text": tokenizer.decode(made, skip_special_tokens=True), "margins": gaps})
+        prompts.append(
+            {
+                "messages": [{"role": "user", "content": question}],
+                "prompt_ids": ids,
+                "completion_ids": made,
+                "text": tokenizer.decode(made, skip_special_tokens=True),
+                "margins": gaps,
+            }
+        )
     return {"max_new_tokens": tokens, "prompts": prompts}

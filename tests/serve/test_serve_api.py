@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import serve_model
-from conftest import Running
+from serving import Running
 from transformers import AutoTokenizer
 
 CHAT = "/v1/chat/completions"
@@ -42,9 +42,21 @@ def test_info_has_exactly_the_fields_of_tgi(server: Running) -> None:
     """/info names the model and the limits clients plan with."""
     info = httpx.get(server.url + "/info", trust_env=False).json()
     assert list(info) == [
-        "model_id", "model_sha", "model_pipeline_tag", "max_concurrent_requests", "max_best_of", "max_stop_sequences",
-        "max_input_tokens", "max_total_tokens", "validation_workers", "max_client_batch_size", "router", "version",
-        "sha", "docker_label"]
+        "model_id",
+        "model_sha",
+        "model_pipeline_tag",
+        "max_concurrent_requests",
+        "max_best_of",
+        "max_stop_sequences",
+        "max_input_tokens",
+        "max_total_tokens",
+        "validation_workers",
+        "max_client_batch_size",
+        "router",
+        "version",
+        "sha",
+        "docker_label",
+    ]
     assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == ("tiny", 1000, 2000)
 
 
@@ -66,36 +78,49 @@ def test_chat_answers_what_the_model_learnt(server: Running, folder: Path, quest
     assert choice["message"] == {"role": "assistant", "content": serve_model.ANSWERS[question]}
     assert choice["finish_reason"] == "stop"
     assert [list(reply), reply["object"], reply["id"], reply["model"], reply["system_fingerprint"]] == [
-        ["object", "id", "created", "model", "system_fingerprint", "choices", "usage"], "chat.completion", "", "tiny",
-        "3.3.7-native"]
+        ["object", "id", "created", "model", "system_fingerprint", "choices", "usage"],
+        "chat.completion",
+        "",
+        "tiny",
+        "3.3.7-native",
+    ]
     tokens = [token["token"] for token in choice["logprobs"]["content"]]
     assert "".join(tokens) == serve_model.ANSWERS[question] + "<|im_end|>"
     prompt = len(serve_model.prompt_ids(AutoTokenizer.from_pretrained(folder), question))
     assert reply["usage"] == {
-        "prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
+        "prompt_tokens": prompt,
+        "completion_tokens": len(tokens),
+        "total_tokens": prompt + len(tokens),
+    }
 
 
 def test_generate_gives_details_and_headers(server: Running) -> None:
     """Details hold each token with its log probability; headers hold counts and times."""
-    body = {"inputs": "tick", "parameters": {"max_new_tokens": 3, "details": True, "decoder_input_details": True,
-                                             "return_full_text": True}}
+    body = {
+        "inputs": "tick",
+        "parameters": {"max_new_tokens": 3, "details": True, "decoder_input_details": True, "return_full_text": True},
+    }
     response = server.post("/generate", body)
     reply = response.json()
     details = reply["details"]
     assert list(details) == ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
     assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == ("length", 3, None)
     assert reply["generated_text"] == "tick" + "".join(token["text"] for token in details["tokens"])
-    assert all(list(token) == ["id", "text", "logprob", "special"] and token["logprob"] <= 0
-               for token in details["tokens"])
+    assert all(
+        list(token) == ["id", "text", "logprob", "special"] and token["logprob"] <= 0 for token in details["tokens"]
+    )
     assert details["prefill"][0] == {"id": 0, "text": "<|endoftext|>", "logprob": None}
     assert all(token["logprob"] < 0 for token in details["prefill"][1:])
     assert {name: response.headers[name] for name in ("x-compute-characters", "x-generated-tokens")} == {
-        "x-compute-characters": "4", "x-generated-tokens": "3"}
+        "x-compute-characters": "4",
+        "x-generated-tokens": "3",
+    }
     for name in ("total", "validation", "queue", "inference"):
         assert int(response.headers[f"x-{name}-time"]) >= 0
     assert float(response.headers["x-compute-time"]) > 0 and response.headers["x-compute-type"] == "cpu"
     assert server.post("/generate", {"inputs": "tick", "parameters": {"max_new_tokens": 1}}).json().keys() == {
-        "generated_text"}
+        "generated_text"
+    }
 
 
 def test_stream_carries_a_token_an_event_and_the_text_last(server: Running) -> None:
@@ -106,8 +131,12 @@ def test_stream_carries_a_token_an_event_and_the_text_last(server: Running) -> N
     assert all(list(event) == ["index", "token", "generated_text", "details"] for event in found)
     assert all(event["generated_text"] is None and event["details"] is None for event in found[:-1])
     assert found[-1]["generated_text"] == "".join(event["token"]["text"] for event in found)
-    assert found[-1]["details"] == {"finish_reason": "length", "generated_tokens": 4, "seed": None,
-                                    "input_length": int(server.post("/generate", body).headers["x-prompt-tokens"])}
+    assert found[-1]["details"] == {
+        "finish_reason": "length",
+        "generated_tokens": 4,
+        "seed": None,
+        "input_length": int(server.post("/generate", body).headers["x-prompt-tokens"]),
+    }
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -160,6 +189,7 @@ def test_stop_sequences_may_span_tokens_and_stay_in_the_text(server: Running) ->
 
 def test_a_seed_repeats_a_sampled_answer(server: Running) -> None:
     """Equal seeds give equal answers, others differ, and the seed is reported when one was used."""
+
     def sample(seed: int | None) -> dict[str, Any]:
         given = {"do_sample": True, "temperature": 5.0, "max_new_tokens": 20, "details": True, "seed": seed}
         return dict(server.post("/generate", {"inputs": "tick", "parameters": given}).json())
@@ -169,10 +199,18 @@ def test_a_seed_repeats_a_sampled_answer(server: Running) -> None:
     assert len({reply["generated_text"] for reply in (one, other, free)}) == 3
     assert isinstance(free["details"]["seed"], int)
     # Without any parameters TGI samples; with empty ones it is greedy.
-    assert server.post("/generate", {"inputs": "Who", "parameters": {"details": True, "max_new_tokens": 1}}).json()[
-        "details"]["seed"] is None
-    chats = [server.post(CHAT, {**user("Who are you?", seed=seed, max_tokens=8), "temperature": 9.0}).json()[
-        "choices"][0]["message"]["content"] for seed in (3, 3, 4)]
+    assert (
+        server.post("/generate", {"inputs": "Who", "parameters": {"details": True, "max_new_tokens": 1}}).json()[
+            "details"
+        ]["seed"]
+        is None
+    )
+    chats = [
+        server.post(CHAT, {**user("Who are you?", seed=seed, max_tokens=8), "temperature": 9.0}).json()["choices"][0][
+            "message"
+        ]["content"]
+        for seed in (3, 3, 4)
+    ]
     assert chats[0] == chats[1] != chats[2]
 
 
@@ -193,7 +231,7 @@ def test_content_may_come_in_parts_and_the_model_name_is_echoed(server: Running)
 
 
 def test_truncate_keeps_the_last_tokens(server: Running) -> None:
-    """truncate n counts and uses the last n tokens of the prompt."""
+    """Truncate n counts and uses the last n tokens of the prompt."""
     reply = server.post("/generate", {"inputs": "tick tock " * 300, "parameters": {"truncate": 7, "max_new_tokens": 1}})
     assert reply.headers["x-prompt-tokens"] == "7"
 
@@ -227,6 +265,8 @@ else:
     raise AssertionError("no error")
 print("understood")
 """
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
+    }
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout == "understood\n", done.stderr

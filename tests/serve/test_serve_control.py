@@ -9,9 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import serve_model
-from conftest import environment, free_port
+from serving import environment, free_port
 
 from temper.errors import GateError, ResultError, ServeError
 from temper.serve import control, ports
@@ -44,12 +44,27 @@ class Place:
 
     def spawn(self) -> subprocess.Popen[str]:
         """Start in a process of its own, as make does."""
-        program = ("import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
-                   "errors.main(lambda: print(control.start(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[5:], 'one', "
-                   "Path(sys.argv[3]), port=int(sys.argv[4]))))")
+        program = (
+            "import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
+            "errors.main(lambda: print(control.start(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[5:], 'one', "
+            "Path(sys.argv[3]), port=int(sys.argv[4]))))"
+        )
         return subprocess.Popen(
-            [sys.executable, "-c", program, str(self.folder), str(self.state), str(self.golden), str(self.port),
-             *self.argv], env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            [
+                sys.executable,
+                "-c",
+                program,
+                str(self.folder),
+                str(self.state),
+                str(self.golden),
+                str(self.port),
+                *self.argv,
+            ],
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +92,13 @@ def kept(folder: Path, recorded: dict[str, Any], tmp_path_factory: pytest.TempPa
 def _place(folder: Path, recorded: dict[str, Any], at: Path) -> Place:
     (at / "golden.json").write_text(json.dumps(recorded))
     (at / "key").write_text(f"{SECRET}\n")
-    return Place(folder, at / "state", at / "golden.json", free_port(),
-                 ["--api-key-file", str(at / "key"), "--max-total-tokens", "2000"])
+    return Place(
+        folder,
+        at / "state",
+        at / "golden.json",
+        free_port(),
+        ["--api-key-file", str(at / "key"), "--max-total-tokens", "2000"],
+    )
 
 
 def gone(pid: int) -> bool:
@@ -91,8 +111,16 @@ def test_two_starts_at_once_make_one_server_and_a_reused_pid_is_left_alone(kept:
     other = subprocess.Popen(["sleep", "60"])
     try:
         kept.state.mkdir()
-        stale = {"pid": other.pid, "started": "another boot 1", "key": "one", "url": "http://127.0.0.1:9", "port": 9,
-                 "ready": True, "folder": "x", "since": "x"}
+        stale = {
+            "pid": other.pid,
+            "started": "another boot 1",
+            "key": "one",
+            "url": "http://127.0.0.1:9",
+            "port": 9,
+            "ready": True,
+            "folder": "x",
+            "since": "x",
+        }
         (kept.state / "server.json").write_text(json.dumps(stale))
         starts = [kept.spawn(), kept.spawn()]
         said = [start.communicate(timeout=60) for start in starts]
@@ -118,79 +146,91 @@ def test_the_key_is_asked_for_and_the_golden_replay_sends_it(kept: Place) -> Non
         response = httpx.post(url + "/v1/chat/completions", json=body, headers=headers, trust_env=False)
         assert (response.status_code, response.content) == (401, b"")
     for given in (f"Bearer {SECRET}", f"bearer {SECRET.upper()}"):
-        answered = httpx.post(url + "/v1/chat/completions", json=body, headers={"authorization": given}, trust_env=False)
+        answered = httpx.post(
+            url + "/v1/chat/completions", json=body, headers={"authorization": given}, trust_env=False
+        )
         assert answered.status_code == 200
     assert httpx.get(url + "/info", trust_env=False).status_code == 200
     assert SECRET not in control.log_path(kept.state).read_text()
 
 
-def test_starting_again_keeps_the_server_unless_the_key_changed(kept: Place) -> None:
-    """An equal key leaves the process alone; another one replaces it."""
+def test_starting_again_keeps_a_server_with_the_same_key(kept: Place) -> None:
+    """An equal key leaves the process alone."""
     kept.start()
     first = control.status(kept.state)["pid"]
     kept.start()
     assert control.status(kept.state)["pid"] == first
-    kept.start(key="two")
-    second = control.status(kept.state)
-    assert second["pid"] != first and second["key"] == "two" and gone(first)
 
 
 def test_a_taken_port_names_its_holder_and_the_remedy(kept: Place, place: Place) -> None:
     """Nothing is started where another program listens, and that program is named."""
-    kept.start(key="two")
+    kept.start()
     holder = control.status(kept.state)["pid"]
     with pytest.raises(ServeError, match=rf"port {kept.port} is in use by process {holder} \(python.*PORT=8001"):
         place.start(port=kept.port)
     assert not control.status(place.state)["running"] and not control.log_path(place.state).exists()
     alone = subprocess.run(
         [sys.executable, "-m", "temper.serve", "--model-id", str(kept.folder), "--port", str(kept.port)],
-        env=environment(), capture_output=True, text=True, timeout=60)
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert alone.returncode == 9 and alone.stderr.startswith("error: port") and alone.stderr.count("\n") == 1
 
 
 def test_after_kill_9_the_next_start_works(kept: Place) -> None:
     """A killed server is noticed by status, and starting brings up another."""
-    kept.start(key="two")
+    kept.start()
     first = control.status(kept.state)["pid"]
     os.kill(first, signal.SIGKILL)
     until = time.monotonic() + 5
     while control.status(kept.state)["running"] and time.monotonic() < until:
         time.sleep(0.02)
     assert not control.status(kept.state)["running"]
-    kept.start(key="two")
+    kept.start()
     assert control.status(kept.state)["pid"] != first and control.status(kept.state)["healthy"]
 
 
-def test_stop_lets_an_answer_finish_and_leaves_nothing(kept: Place) -> None:
-    """A stream under way is complete, the process is gone, and stopping twice is no error."""
-    url = kept.start(key="two")
-    pid = control.status(kept.state)["pid"]
-    headers = {"authorization": f"Bearer {SECRET}"}
-    body = {"inputs": "tick tock", "parameters": {"max_new_tokens": 400}}
-    with httpx.stream("POST", url + "/generate_stream", json=body, headers=headers, timeout=30, trust_env=False) as answer:
-        parts = answer.iter_lines()
-        next(parts)
-        stopping = threading.Thread(target=control.stop, args=(kept.state,))
-        stopping.start()
-        assert '"index":400,' in list(parts)[-2]
-        stopping.join()
-    assert gone(pid) and ports.holder(kept.port) is None
-    assert control.stop(kept.state) is False and not control.status(kept.state)["running"]
-
-
-def test_other_answers_than_recorded_leave_no_server(place: Place, recorded: dict[str, Any]) -> None:
-    """One altered answer is enough: the error names prompt, expected and got, and the server is stopped."""
+def test_another_key_replaces_the_server_and_other_answers_than_recorded_leave_none(
+    kept: Place, recorded: dict[str, Any]
+) -> None:
+    """The old server finishes what it is answering; one altered golden answer is enough to stop the new one."""
+    url = kept.start()
+    first = control.status(kept.state)["pid"]
     altered = copy.deepcopy(recorded)
     altered["prompts"][1]["text"] = altered["prompts"][1]["text"].replace("很小", "很大")
-    place.golden.write_text(json.dumps(altered))
-    with pytest.raises(GateError, match=r'golden prompt 2 \("你是谁？"\): expected "我是一个很大.*got "我是一个很小'):
-        place.start()
-    assert not control.status(place.state)["running"]
-    assert not (place.state / "server.json").exists() and ports.holder(place.port) is None
+    other = kept.golden.with_name("altered.json")
+    other.write_text(json.dumps(altered))
+    body = {"inputs": "tick tock", "parameters": {"max_new_tokens": 400}}
+    with (
+        httpx.stream(
+            "POST",
+            url + "/generate_stream",
+            json=body,
+            headers={"authorization": f"Bearer {SECRET}"},
+            timeout=30,
+            trust_env=False,
+        ) as answer,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        parts = answer.iter_lines()
+        next(parts)
+        starting = beside.submit(kept.start, "two", golden_file=other)
+        assert '"index":400,' in list(parts)[-2]
+        with pytest.raises(
+            GateError, match=r'golden prompt 2 \("你是谁？"\): expected "我是一个很大.*got "我是一个很小'
+        ):
+            starting.result(timeout=60)
+    assert gone(first)
+    assert not control.status(kept.state)["running"] and ports.holder(kept.port) is None
+    assert "ready:" in control.log_path(kept.state).read_text()  # a new server had come up, and is no more
+    assert control.stop(kept.state) is False
 
 
 def test_a_hanging_server_is_killed_and_an_interrupted_start_leaves_none(
-        place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while the model loads stops the server too; one that ignores SIGTERM is killed."""
     monkeypatch.setattr(control, "STOP_S", 0.5)
     for number in (signal.SIGINT, signal.SIGKILL):
@@ -220,13 +260,13 @@ def test_a_server_that_cannot_start_says_why(place: Place, tmp_path: Path) -> No
         place.start()
     assert not control.status(place.state)["running"]
     place.golden.write_text("{}")
-    with pytest.raises(ResultError, match="golden.json cannot be read"):
+    with pytest.raises(ResultError, match=r"golden\.json cannot be read"):
         place.start()
 
 
 def test_an_address_that_is_not_ours_is_refused(place: Place) -> None:
     """A host that is no address of this machine is an error with a remedy."""
-    with pytest.raises(ServeError, match="127.0.0.1"):
+    with pytest.raises(ServeError, match=r"127\.0\.0\.1"):
         place.start(host="no.such.host.invalid")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

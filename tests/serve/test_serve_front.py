@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import httpx
 import serve_model
-from conftest import LIMIT, SCRIPTS, Running, environment, free_port
-from test_serve_load import busy
+from serving import LIMIT, SCRIPTS, Running, busy, environment, free_port
 
 DOOR = SCRIPTS / "llamafactory" / "inference_server.py"
 
 
 def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments."""
-    return subprocess.run([sys.executable, *argv], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, *argv], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60
+    )
 
 
 def test_the_written_client_asks_and_streams(server: Running, tmp_path: Path) -> None:
@@ -29,17 +28,25 @@ def test_the_written_client_asks_and_streams(server: Running, tmp_path: Path) ->
     plain = run("-S", "-E", "client.py", "Who are you?", cwd=tmp_path)
     streamed = run("-S", "-E", "client.py", "你是谁？", "--stream", cwd=tmp_path)
     assert (plain.stdout, streamed.stdout) == (
-        serve_model.ANSWERS["Who are you?"] + "\n", serve_model.ANSWERS["你是谁？"] + "\n")
+        serve_model.ANSWERS["Who are you?"] + "\n",
+        serve_model.ANSWERS["你是谁？"] + "\n",
+    )
     assert run("client.py", "x", "--url", server.url, "--max_tokens", "0", cwd=tmp_path).stderr.startswith(
-        f"error: {server.url} answered 422")
+        f"error: {server.url} answered 422"
+    )
 
 
 def test_the_client_tries_again_while_the_server_is_busy(server: Running, tmp_path: Path) -> None:
     """429 is waited out, not reported."""
     run(str(DOOR), "--create_client", "--port", server.url.rsplit(":", 1)[1], cwd=tmp_path)
     with busy(server, LIMIT):
-        asking = subprocess.Popen([sys.executable, "client.py", "Who are you?"], cwd=tmp_path, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True)
+        asking = subprocess.Popen(
+            [sys.executable, "client.py", "Who are you?"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         refused = server.log.read_text().count('"status": 429')
         until = time.monotonic() + 10
         while server.log.read_text().count('"status": 429') == refused and time.monotonic() < until:
@@ -66,27 +73,3 @@ def test_help_and_mistakes_are_answered_without_loading_anything(tmp_path: Path)
     missing = run(str(DOOR), "--model_path", "nothing", "--port", str(free_port()), cwd=tmp_path)
     assert missing.returncode == 9 and "error: nothing holds no model" in missing.stderr
     assert "Traceback" not in missing.stderr
-
-
-def test_the_front_door_serves_until_it_is_told_to_stop(folder: Path, tmp_path: Path) -> None:
-    """--model_path DIR serves in the foreground, passes further options on, and ends with 0 on SIGTERM."""
-    port = free_port()
-    log = tmp_path / "log"
-    with open(log, "wb") as out:
-        door = subprocess.Popen(
-            [sys.executable, str(DOOR), "--model_path", str(folder), "--host", "0.0.0.0", "--port", str(port),
-             "--dtype", "bfloat16"], stdout=out, stderr=out, env=environment())
-    try:
-        url, until, answer = f"http://127.0.0.1:{port}", time.monotonic() + 60, None
-        while answer is None and time.monotonic() < until:
-            try:
-                answer = httpx.get(url + "/info", trust_env=False)
-            except httpx.TransportError:
-                assert door.poll() is None, log.read_text()
-                time.sleep(0.1)
-        assert answer is not None and answer.json()["model_id"] == str(folder)
-        assert "bfloat16" in log.read_text()
-    finally:
-        door.terminate()
-        assert door.wait(15) == 0
-    assert not os.path.exists(f"/proc/{door.pid}")

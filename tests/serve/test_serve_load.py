@@ -6,52 +6,16 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import serve_model
-from conftest import LIMIT, Running
+from serving import ENDLESS, LIMIT, Running, admitted, busy
 from transformers import AutoTokenizer
 
-ENDLESS = {"inputs": "tick tock", "parameters": {"max_new_tokens": 1900}}
 SHORT = {"inputs": "tick", "parameters": {"max_new_tokens": 2}}
-
-
-@contextlib.contextmanager
-def busy(server: Running, count: int) -> Iterator[None]:
-    """Hold `count` long streams open, none read beyond its beginning; each must find a place within 2 s."""
-    with contextlib.ExitStack() as stack:
-        until = time.monotonic() + 2
-        held = 0
-        while held < count:
-            try:
-                stack.enter_context(_open(server))
-                held += 1
-            except BlockingIOError:
-                assert time.monotonic() < until, f"only {held} of {count} places are free"
-                time.sleep(0.02)
-        yield
-
-
-@contextlib.contextmanager
-def _open(server: Running) -> Iterator[None]:
-    with httpx.stream("POST", server.url + "/generate_stream", json=ENDLESS, timeout=30, trust_env=False) as response:
-        parts = response.iter_raw()  # kept: a forgotten iterator hangs up
-        if b'"error"' in next(parts):
-            raise BlockingIOError
-        yield
-
-
-def admitted(server: Running, body: Any) -> httpx.Response:
-    """Ask until there is a place: the server may take a moment to notice who hung up."""
-    until = time.monotonic() + 2
-    while (response := server.post("/generate", body)).status_code == 429 and time.monotonic() < until:
-        time.sleep(0.02)
-    return response
 
 
 def test_one_request_too_many_is_429_and_hanging_up_frees_places(server: Running) -> None:
@@ -72,15 +36,24 @@ def test_hanging_up_while_the_server_waits_to_send_frees_the_place(server: Runni
     """A client that never read, and whose stream the server therefore holds back, gives its place back at once."""
     host, port = server.url.removeprefix("http://").split(":")
     # The model's name is in every event: with a long one a few events fill the buffers on the way.
-    body = json.dumps({"messages": [{"role": "assistant", "content": "tick tock tick tock"}], "stream": True,
-                       "temperature": 0, "max_tokens": 1500, "model": "m" * 100_000})
+    body = json.dumps(
+        {
+            "messages": [{"role": "assistant", "content": "tick tock tick tock"}],
+            "stream": True,
+            "temperature": 0,
+            "max_tokens": 1500,
+            "model": "m" * 100_000,
+        }
+    )
     with contextlib.ExitStack() as stack:
         for _ in range(LIMIT):
             slow = stack.enter_context(socket.socket())
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             slow.connect((host, int(port)))
-            slow.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-                         f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            slow.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
         time.sleep(1)
         assert server.post("/generate", SHORT).status_code == 429  # all are still held
     with busy(server, LIMIT):
@@ -109,8 +82,10 @@ def test_a_client_that_does_not_read_holds_up_nobody(server: Running) -> None:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         slow.settimeout(30)
         slow.connect((host, int(port)))
-        slow.sendall(b"POST /generate_stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        slow.sendall(
+            b"POST /generate_stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         for _ in range(5):
             assert admitted(server, SHORT).status_code == 200
         read = b""

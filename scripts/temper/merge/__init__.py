@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 
-def make(base: Path, adapter: Path, out: Path, *, template: str = "", dtype: str = "auto",
-         max_shard_bytes: int = 5 * 10**9, end_token: str | None = None, chat_template: str | None = None,
-         arguments: Mapping[str, Any] | None = None,
-         progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def make(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    *,
+    template: str = "",
+    dtype: str = "auto",
+    max_shard_bytes: int = 5 * 10**9,
+    end_token: str | None = None,
+    chat_template: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Fill `out` with merged weights, configuration and tokenizer.
 
     Plain LoRA is streamed; anything else goes through `llamafactory-cli export`, which needs `template`, and takes

@@ -32,8 +32,16 @@ def scratch(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def export(base: Path, adapter: Path, out: Path, work: Path, template: str, dtype: str = "auto",
-           max_shard_bytes: int = 5 * 10**9, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def export(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    work: Path,
+    template: str,
+    dtype: str = "auto",
+    max_shard_bytes: int = 5 * 10**9,
+    arguments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write the merged weights into `out`; what LLaMA Factory writes besides stays in `work`.
 
     The whole model is held in memory. `dtype` "auto" keeps the base's, on every machine. `arguments` are further ones
@@ -43,8 +51,11 @@ def export(base: Path, adapter: Path, out: Path, work: Path, template: str, dtyp
     Raises ModelError with the log's last line when LLaMA Factory fails, DiskError when there is no space left.
     """
     if not template:
-        raise ModelError(f"{adapter} needs llamafactory-cli export ({stream.covers(adapter, base)}), and no template is named",
-                         "name LLaMA Factory's template with --template")
+        why = stream.covers(adapter, base)
+        raise ModelError(
+            f"{adapter} needs llamafactory-cli export ({why}), and no template is named",
+            "name LLaMA Factory's template with --template",
+        )
     _run(settings(base, adapter, work / "model", template, dtype, max_shard_bytes, arguments or {}), work)
     stream.clear(base, out)
     for path in sorted((work / "model").glob("model*.safetensors*")):
@@ -55,12 +66,20 @@ def export(base: Path, adapter: Path, out: Path, work: Path, template: str, dtyp
     return _figures(base, adapter, out, work)
 
 
-def settings(base: Path, adapter: Path, into: Path, template: str, dtype: str, max_shard_bytes: int,
-             arguments: Mapping[str, Any]) -> dict[str, Any]:
+def settings(
+    base: Path, adapter: Path, into: Path, template: str, dtype: str, max_shard_bytes: int, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return LLaMA Factory's arguments for an export."""
-    return {"model_name_or_path": str(base), "adapter_name_or_path": str(adapter), "export_dir": str(into),
-            "template": template, "infer_dtype": stream.base_dtype(base) if dtype == "auto" else dtype,
-            "export_device": "cpu", "export_size": max(1, max_shard_bytes // 10**9), **arguments}
+    return {
+        "model_name_or_path": str(base),
+        "adapter_name_or_path": str(adapter),
+        "export_dir": str(into),
+        "template": template,
+        "infer_dtype": stream.base_dtype(base) if dtype == "auto" else dtype,
+        "export_device": "cpu",
+        "export_size": max(1, max_shard_bytes // 10**9),
+        **arguments,
+    }
 
 
 def command(config: Path) -> list[str]:
@@ -85,13 +104,21 @@ def _run(arguments: dict[str, Any], work: Path) -> None:
     if "No space left on device" in text or "os error 28" in text:
         raise DiskError("llamafactory-cli export stopped: no space left", "free some space, then run it again")
     said = [line.strip() for line in text.splitlines() if ERROR.match(line.strip())]
-    raise ModelError(f"llamafactory-cli export ended with code {code}: {said[-1] if said else 'no message'}",
-                     "train plain LoRA (train.use_dora=false, no train.additional_target), or free memory if it was killed")
+    raise ModelError(
+        f"llamafactory-cli export ended with code {code}: {said[-1] if said else 'no message'}",
+        "train plain LoRA (no train.use_dora or train.additional_target), or free memory if it was killed",
+    )
 
 
 def _figures(base: Path, adapter: Path, out: Path, work: Path) -> dict[str, Any]:
     made = shards.model(out)
-    rows = [json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size") for folder in (base, work)]
-    return {"dtype": shards.TORCH[shards.dtype(made)], "tensors": len(made), "merged_tensors": len(lora.targets(adapter)),
-            "bytes": sum(tensor.size for tensor in made.values()), "shards": len({t.file for t in made.values()}),
-            "zero_adapter": lora.check(adapter), "new_vocabulary": rows[0] != rows[1]}
+    rows = [stream.config(folder).get("vocab_size") for folder in (base, work)]
+    return {
+        "dtype": shards.TORCH[shards.dtype(made)],
+        "tensors": len(made),
+        "merged_tensors": len(lora.targets(adapter)),
+        "bytes": sum(tensor.size for tensor in made.values()),
+        "shards": len({t.file for t in made.values()}),
+        "zero_adapter": lora.check(adapter),
+        "new_vocabulary": rows[0] != rows[1],
+    }

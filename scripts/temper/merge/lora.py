@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT 0.18 saves it: what it changes, by how much, and whether it can be merged one tensor at a time."""
+"""A LoRA adapter as PEFT 0.18 saves it: what it changes, by how much, and whether that is all it does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 # Settings whose merge is more than W + scale * B A.
 BEYOND = {
-    "use_dora": "DoRA", "lora_bias": "LoRA biases", "modules_to_save": "whole modules trained beside LoRA",
-    "trainable_token_indices": "trained token embeddings", "target_parameters": "LoRA on bare parameters",
-    "layer_replication": "replicated layers", "use_qalora": "QALoRA", "alora_invocation_tokens": "activated LoRA",
+    "use_dora": "DoRA",
+    "lora_bias": "LoRA biases",
+    "modules_to_save": "whole modules trained beside LoRA",
+    "trainable_token_indices": "trained token embeddings",
+    "target_parameters": "LoRA on bare parameters",
+    "layer_replication": "replicated layers",
+    "use_qalora": "QALoRA",
+    "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow routing",
 }
 # PEFT subtracts these from the base's own weights each time it loads the adapter.
@@ -54,8 +59,10 @@ def config(adapter: Path) -> dict[str, Any]:
 def stored(adapter: Path) -> dict[str, shards.Tensor]:
     """Return the adapter's tensors; ModelError when there are none, or only a pickle."""
     if not (adapter / FILE).is_file() and (adapter / "adapter_model.bin").is_file():
-        raise ModelError(f"{adapter} holds a pickle only (adapter_model.bin), which runs code when it is loaded",
-                         f"save the adapter as {FILE}")
+        raise ModelError(
+            f"{adapter} holds a pickle only (adapter_model.bin), which runs code when it is loaded",
+            f"save the adapter as {FILE}",
+        )
     return shards.tensors(adapter / FILE)
 
 
@@ -101,23 +108,34 @@ def changes(adapter: Path, base: dict[str, shards.Tensor], model_type: str) -> d
     return {f"{module}.weight": _change(adapter, own, held, module, base, model_type) for module in modules}
 
 
-def _change(adapter: Path, own: dict[str, Any], held: dict[str, shards.Tensor], module: str,
-            base: dict[str, shards.Tensor], model_type: str) -> Change:
+def _change(
+    adapter: Path,
+    own: dict[str, Any],
+    held: dict[str, shards.Tensor],
+    module: str,
+    base: dict[str, shards.Tensor],
+    model_type: str,
+) -> Change:
     a, b = (held.get(f"{PREFIX}{module}{end}") for end in (A, B))
     weight = base.get(f"{module}.weight")
     if a is None or b is None:
         raise ModelError(f"{adapter / FILE} holds only one LoRA factor of {module}", "train the adapter again")
     if weight is None:
-        raise ModelError(f"the adapter changes {module}, which the base model does not have",
-                         "merge it into the base it was trained on")
+        raise ModelError(
+            f"the adapter changes {module}, which the base model does not have",
+            "merge it into the base it was trained on",
+        )
     rank = int(_by_pattern(own.get("rank_pattern") or {}, module, own["r"]))
     alpha = _by_pattern(own.get("alpha_pattern") or {}, module, own["lora_alpha"])
     # PEFT goes by the layer's kind and overrules the adapter's own fan_in_fan_out, so that key is not read.
     transposed = model_type in CONV1D and module != "lm_head"
     sides = weight.shape[::-1] if transposed else weight.shape
     if len(sides) != 2 or a.shape != (rank, sides[1]) or b.shape != (sides[0], rank):
-        raise ModelError(f"the adapter's factors of {module} have shapes {list(b.shape)} and {list(a.shape)}, rank {rank}, "
-                         f"the base's weight {list(weight.shape)}", "merge it into the base it was trained on")
+        raise ModelError(
+            f"the adapter's factors of {module} have shapes {list(b.shape)} and {list(a.shape)}, "
+            f"rank {rank}, the base's weight {list(weight.shape)}",
+            "merge it into the base it was trained on",
+        )
     return Change(a, b, alpha / math.sqrt(rank) if own.get("use_rslora") else alpha / rank, transposed)
 
 
@@ -129,8 +147,10 @@ def check(adapter: Path) -> bool:
     for name, tensor in stored(adapter).items():
         values = shards.buffer(tensor)
         if not torch.isfinite(values).all():
-            raise ModelError(f"{adapter / FILE} holds NaN or infinite values in {name}",
-                             "train again with a lower train.learning_rate")
+            raise ModelError(
+                f"{adapter / FILE} holds NaN or infinite values in {name}",
+                "train again with a lower train.learning_rate",
+            )
         zero = zero and (any(part in name for part in FREE) or not values.any())
     return zero
 
@@ -145,6 +165,6 @@ def product(change: Change, scratch: torch.Tensor) -> torch.Tensor:
 
     a, b = (shards.buffer(part).to(torch.float32) for part in (change.a, change.b))
     rows, columns = b.shape[0], a.shape[1]
-    out = scratch[:rows * columns].view(rows, columns)
+    out = scratch[: rows * columns].view(rows, columns)
     torch.mm(b, a, out=out)
     return out.T if change.transposed else out

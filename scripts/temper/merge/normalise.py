@@ -16,14 +16,39 @@ from temper.errors import ModelError
 from temper.merge import shards
 
 # Copied as they are; nothing else of the base is (no adapters, pickles, code, or files named for training).
-VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json",
-              "spiece.model", "sentencepiece.bpe.model")
+VOCABULARY = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 # About the machine and session a file was written in, or about code and weights that are not in this folder.
-LEFT_OUT = {"_name_or_path", "name_or_path", "_commit_hash", "auto_map", "quantization_config", "_attn_implementation",
-            "_attn_implementation_autoset", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file",
-            "added_tokens_file", "cache_dir", "is_local", "local_files_only", "backend"}
-# Names that transformers 5 gives to tokenizers defined by tokenizer.json alone.
-GENERIC = {"TokenizersBackend", "PythonBackend", "SentencePieceBackend"}
+LEFT_OUT = {
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "auto_map",
+    "quantization_config",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+    "special_tokens_map_file",
+    "added_tokens_file",
+    "cache_dir",
+    "is_local",
+    "local_files_only",
+    "backend",
+}
+# Names that transformers 5 gives to tokenizers defined by tokenizer.json alone, and a class that it builds from code,
+# with other leading spaces than tokenizer.json says and 4 makes.
+BY_FILE = {"TokenizersBackend", "PythonBackend", "SentencePieceBackend", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"}
+LLAMA = {"LlamaTokenizer", "LlamaTokenizerFast"}
 IN_ROPE_ONLY_IN_5 = ("rope_theta", "partial_rotary_factor")
 
 
@@ -82,8 +107,10 @@ def _convert(base: Path, out: Path) -> None:
     try:
         fast = AutoTokenizer.from_pretrained(base, use_fast=True).backend_tokenizer
     except Exception as error:  # whatever is missing, transformers raises another type for it
-        raise ModelError(f"{base} has no tokenizer.json, and none can be made ({str(error).splitlines()[0]})",
-                         "take a revision of the model that has tokenizer.json") from None
+        raise ModelError(
+            f"{base} has no tokenizer.json, and none can be made ({str(error).splitlines()[0]})",
+            "take a revision of the model that has tokenizer.json",
+        ) from None
     fast.save(str(out / "tokenizer.json"))
 
 
@@ -95,7 +122,7 @@ def _config(base: Path, out: Path) -> dict[str, Any]:
     for part in (config, *(config[key] for key in ("text_config",) if isinstance(config.get(key), dict))):
         part["dtype"] = part["torch_dtype"] = dtype
         _rope(part, base)
-    if config.get("tokenizer_class") in GENERIC:
+    if config.get("tokenizer_class") in BY_FILE:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     return config
 
@@ -109,8 +136,10 @@ def _rope(config: dict[str, Any], base: Path) -> None:
         return
     if any(isinstance(value, dict) for value in rope.values()):
         if "rope_theta" not in config:
-            raise ModelError(f"{base}/config.json has a rotary embedding for each kind of layer, in transformers 5's form only",
-                             "take the model's revision for transformers 4")
+            raise ModelError(
+                f"{base}/config.json has one rotary embedding per kind of layer, in transformers 5's form",
+                "take the model's revision for transformers 4",
+            )
         return
     for key in IN_ROPE_ONLY_IN_5:
         if key in rope:
@@ -151,15 +180,19 @@ def _token_id(out: Path, token: str) -> int:
     vocabulary = tokenizer["model"].get("vocab") or {}
     listed = vocabulary if isinstance(vocabulary, dict) else {piece[0]: at for at, piece in enumerate(vocabulary)}
     if token not in listed:
-        raise ModelError(f"the tokenizer has no token {token}, which should end a turn",
-                         "set the model's end_token to the one its chat template ends turns with")
+        raise ModelError(
+            f"the tokenizer has no token {token}, which should end a turn",
+            "set the model's end_token to the one its chat template ends turns with",
+        )
     return int(listed[token])
 
 
 def _tokenizer_config(base: Path, out: Path, chat_template: str | None) -> None:
     config = _read(base / "tokenizer_config.json")
-    if config.get("tokenizer_class") in GENERIC:
+    if config.get("tokenizer_class") in BY_FILE:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if "legacy" not in config and config.get("tokenizer_class") in LLAMA:
+        config.update(_legacy(out))
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list):  # 5's name for it; 4 knows that key only as a mapping
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
@@ -175,6 +208,16 @@ def _tokenizer_config(base: Path, out: Path, chat_template: str | None) -> None:
     _write(out / "tokenizer_config.json", config)
     if special := _read(base / "special_tokens_map.json"):
         _write(out / "special_tokens_map.json", special)
+
+
+def _legacy(out: Path) -> dict[str, bool]:
+    """Return the key that transformers 5 forgets when it saves a Llama tokenizer, and then reads as False.
+
+    It says whether each piece of text gets a leading space, or only the first; 4 takes that from tokenizer.json.
+    """
+    splitter = json.loads((out / "tokenizer.json").read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    scheme = splitter.get("prepend_scheme")
+    return {"legacy": scheme == "always"} if scheme in ("always", "first") else {}
 
 
 def _template(base: Path, config: dict[str, Any]) -> str | list[dict[str, str]] | None:

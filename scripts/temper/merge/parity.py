@@ -52,8 +52,9 @@ def _end(merged: Path, side: Trainer, tgi: bool) -> Outcome:
     elif not eos & set(trained):
         problems.append(f"training ends an answer with {words} {trained}, which is not among the served eos ids "
                         f"{sorted(eos)}: answers would run to the length limit")
-    return judged("answer end", problems, f"set end_token: {words[0] if words else '…'} in the model file, then merge again",
-                  f"answers end with {words[0] if words else ''!r}, served eos ids {sorted(eos)}",
+    first = words[0] if words else ""
+    return judged("answer end", problems, f"set end_token: {first or '…'} in the model file, then merge again",
+                  f"answers end with {first!r}, served eos ids {sorted(eos)}",
                   trained=trained, eos=sorted(eos))
 
 

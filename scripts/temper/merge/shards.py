@@ -47,8 +47,9 @@ def tensors(file: Path) -> dict[str, Tensor]:
             length = int.from_bytes(handle.read(8), "little")
             header = json.loads(handle.read(length) if length <= MAX_HEADER else b"")
             end = os.fstat(handle.fileno()).st_size
-        found = {name: _tensor(file, 8 + length, name, entry) for name, entry in header.items()
-                 if name != "__metadata__"}
+        found = {
+            name: _tensor(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"
+        }
     except FileNotFoundError:
         raise ModelError(f"{file} is missing", "fetch or make that folder again") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -90,8 +91,10 @@ def model(folder: Path) -> dict[str, Tensor]:
 def _no_weights(folder: Path) -> ModelError:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
-        return ModelError(f"{folder} holds pickle weights only ({pickles[0]}), which run code when they are loaded",
-                          "take a revision of the model that has model.safetensors")
+        return ModelError(
+            f"{folder} holds pickle weights only ({pickles[0]}), which run code when they are loaded",
+            "take a revision of the model that has model.safetensors",
+        )
     return ModelError(f"{folder} holds no model.safetensors", "fetch the base model again")
 
 
@@ -104,8 +107,9 @@ def buffer(tensor: Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
     """Return the tensor's values, in `scratch` (bytes, reused between calls) where it is given and large enough."""
     import torch
 
-    whole = scratch if scratch is not None and scratch.numel() >= tensor.size else torch.empty(tensor.size, dtype=torch.uint8)
-    raw = whole[:tensor.size]
+    if scratch is None or scratch.numel() < tensor.size:
+        scratch = torch.empty(tensor.size, dtype=torch.uint8)
+    raw = scratch[: tensor.size]
     with open(tensor.file, "rb", buffering=0) as handle:
         handle.seek(tensor.start)
         _fill(handle, memoryview(raw.numpy()), tensor)
@@ -136,7 +140,7 @@ def header(parts: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
 def put(file: FileIO, room: memoryview) -> None:
     """Append all of `room`, which one write of an unbuffered file need not take whole."""
     while room:
-        room = room[file.write(room[:WRITE]):]
+        room = room[file.write(room[:WRITE]) :]
 
 
 def write(file: FileIO, values: torch.Tensor) -> None:

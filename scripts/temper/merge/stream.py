@@ -16,10 +16,37 @@ from temper.merge import lora, shards
 # The order of a model's state_dict, which decides where save_pretrained cuts its shards: modules come in the order
 # their classes declare them (Llama, Qwen2, Qwen3, Mistral, GPT-2). Other names follow, by the alphabet.
 DECLARED = (
-    "model", "transformer", "embed_tokens", "wte", "wpe", "layers", "h", "norm", "ln_f", "lm_head",
-    "self_attn", "q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm",
-    "ln_1", "attn", "c_attn", "ln_2", "mlp", "gate_proj", "up_proj", "down_proj", "c_fc", "c_proj",
-    "input_layernorm", "post_attention_layernorm", "weight", "bias",
+    "model",
+    "transformer",
+    "embed_tokens",
+    "wte",
+    "wpe",
+    "layers",
+    "h",
+    "norm",
+    "ln_f",
+    "lm_head",
+    "self_attn",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "q_norm",
+    "k_norm",
+    "ln_1",
+    "attn",
+    "c_attn",
+    "ln_2",
+    "mlp",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "c_fc",
+    "c_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "weight",
+    "bias",
 )
 RANK = {name: at for at, name in enumerate(DECLARED)}
 CHUNK = 1 << 19  # elements read, added and written at a time: they stay in the cache
@@ -32,14 +59,20 @@ def covers(adapter: Path, base: Path | None = None) -> str:
     other kinds of adapter, and, where `base` is given, LoRA on an embedding that the base shares with its output layer.
     """
     reason = lora.beyond(adapter)
-    if not reason and base is not None and _tied(_config(base), shards.model(base)):
-        if shared := sorted(name for name in lora.targets(adapter) if name.endswith(("lm_head", "embed_tokens", "wte"))):
-            return f"it changes {shared[0]}, which the base shares between input and output"
-    return reason
+    if reason or base is None or not _tied(config(base), shards.model(base)):
+        return reason
+    shared = [name for name in lora.targets(adapter) if name.endswith(("lm_head", "embed_tokens", "wte"))]
+    return f"it changes {shared[0]}, which the base shares between input and output" if shared else ""
 
 
-def merge(base: Path, adapter: Path, out: Path, dtype: str = "auto", max_shard_bytes: int = 5 * 10**9,
-          progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    dtype: str = "auto",
+    max_shard_bytes: int = 5 * 10**9,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Write the base's weights with the adapter added into `out`, bit for bit as PEFT's merge_and_unload would.
 
     Weights only: model.safetensors, or shards and their index, named and cut as save_pretrained does.
@@ -51,21 +84,29 @@ def merge(base: Path, adapter: Path, out: Path, dtype: str = "auto", max_shard_b
     Raises ModelError for a base or adapter that cannot be read or does not fit, or that `covers` gives a reason for.
     """
     if reason := covers(adapter, base):
-        raise ModelError(f"{adapter} cannot be merged tensor by tensor: {reason}",
-                         "merge it with: python -m temper.merge, which takes llamafactory-cli export for it")
-    config, held = _config(base), _loaded(base)
-    inner = _inner_dtype(config, held)
+        raise ModelError(
+            f"{adapter} cannot be merged tensor by tensor: {reason}",
+            "merge it with: python -m temper.merge, which takes llamafactory-cli export for it",
+        )
+    settings, held = config(base), _loaded(base)
+    inner = _inner_dtype(settings, held)
     outer = inner if dtype == "auto" else shards.CODE.get(dtype, "")
     if not outer:
         raise UsageError(f"there is no dtype {dtype}", "choose auto, float32, bfloat16 or float16")
-    changes = lora.changes(adapter, held, str(config.get("model_type")))
+    changes = lora.changes(adapter, held, str(settings.get("model_type")))
     zero = lora.check(adapter)
     plan = _cut(held, outer, max_shard_bytes)
     clear(base, out)
     _write(plan, changes, inner, outer, out, progress)
     size = _index(plan, outer, out)
-    return {"dtype": shards.TORCH[outer], "tensors": len(held), "merged_tensors": len(changes), "bytes": size,
-            "shards": len(plan), "zero_adapter": zero}
+    return {
+        "dtype": shards.TORCH[outer],
+        "tensors": len(held),
+        "merged_tensors": len(changes),
+        "bytes": size,
+        "shards": len(plan),
+        "zero_adapter": zero,
+    }
 
 
 def clear(base: Path, out: Path) -> None:
@@ -77,25 +118,28 @@ def clear(base: Path, out: Path) -> None:
         old.unlink()
 
 
-def _config(base: Path) -> dict[str, Any]:
+def config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's config.json; ModelError when there is none."""
     try:
-        return dict(json.loads((base / "config.json").read_text(encoding="utf-8")))
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        raise ModelError(f"{base}/config.json is missing or cannot be read", "fetch the base model again") from None
+        raise ModelError(f"{folder}/config.json is missing or cannot be read", "fetch the base model again") from None
 
 
-def _tied(config: dict[str, Any], held: dict[str, shards.Tensor]) -> bool:
-    return config.get("tie_word_embeddings") is True or "lm_head.weight" not in held
+def _tied(settings: dict[str, Any], held: dict[str, shards.Tensor]) -> bool:
+    return settings.get("tie_word_embeddings") is True or "lm_head.weight" not in held
 
 
 def _loaded(base: Path) -> dict[str, shards.Tensor]:
     """Return the tensors that a model loaded from `base` would have, in the order of its state_dict."""
-    config, held = _config(base), shards.model(base)
-    if "quantization_config" in config or any(tensor.dtype not in shards.ITEM for tensor in held.values()):
-        raise ModelError(f"{base} is quantized, and an adapter can only be merged into full weights",
-                         "take the model's original in bfloat16")
+    settings, held = config(base), shards.model(base)
+    if "quantization_config" in settings or any(tensor.dtype not in shards.ITEM for tensor in held.values()):
+        raise ModelError(
+            f"{base} is quantized, and an adapter can only be merged into full weights",
+            "take the model's original in bfloat16",
+        )
     # A tied output layer that is stored all the same is not read when the model loads; old files hold rotary tables.
-    skipped = {"lm_head.weight"} if config.get("tie_word_embeddings") is True else set()
+    skipped = {"lm_head.weight"} if settings.get("tie_word_embeddings") is True else set()
     names = [name for name in held if name not in skipped and not name.endswith("rotary_emb.inv_freq")]
     return {name: held[name] for name in sorted(names, key=_declared)}
 
@@ -104,15 +148,15 @@ def _declared(name: str) -> list[tuple[int, int, str]]:
     return [(RANK.get(part, len(RANK)), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
 
 
-def _inner_dtype(config: dict[str, Any], held: dict[str, shards.Tensor]) -> str:
+def _inner_dtype(settings: dict[str, Any], held: dict[str, shards.Tensor]) -> str:
     # dtype="auto" in transformers: the config's, else that of the first floating tensor.
-    said = shards.CODE.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
+    said = shards.CODE.get(str(settings.get("dtype") or settings.get("torch_dtype")).removeprefix("torch."))
     return said or shards.dtype(held)
 
 
 def base_dtype(base: Path) -> str:
     """Return the dtype that the base loads as: float32, bfloat16 or float16."""
-    return shards.TORCH[_inner_dtype(_config(base), _loaded(base))]
+    return shards.TORCH[_inner_dtype(config(base), _loaded(base))]
 
 
 def _stored_as(tensor: shards.Tensor, outer: str) -> str:
@@ -144,8 +188,14 @@ def _cut(held: dict[str, shards.Tensor], outer: str, limit: int) -> dict[str, li
     return {f"model-{at:05d}-of-{len(files):05d}.safetensors": shard for at, shard in enumerate(files, 1)}
 
 
-def _write(plan: dict[str, list[shards.Tensor]], changes: dict[str, lora.Change], inner: str, outer: str, out: Path,
-           progress: Callable[[int, int], None] | None) -> None:
+def _write(
+    plan: dict[str, list[shards.Tensor]],
+    changes: dict[str, lora.Change],
+    inner: str,
+    outer: str,
+    out: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     sizes = {tensor.name: _size(tensor, outer) for shard in plan.values() for tensor in shard}
     done, total = 0, sum(sizes.values())
     adder = _Adder(changes, {tensor.name: tensor for shard in plan.values() for tensor in shard}, inner, outer)
@@ -183,7 +233,7 @@ class _Adder:
             values = shards.buffer(part, self.raw).to(self.inner)
             if change is not None and product is not None:
                 # Sum in float32, then one rounding to the weight's dtype, as PEFT's `weight.data += delta` does.
-                values += product[at:at + part.shape[0]] * change.scale
+                values += product[at : at + part.shape[0]] * change.scale
             shards.write(file, values.to(self.outer))
 
 
@@ -202,8 +252,10 @@ def _index(plan: dict[str, list[shards.Tensor]], outer: str, out: Path) -> int:
     held = [tensor for shard in plan.values() for tensor in shard]
     size = sum(_size(tensor, outer) for tensor in held)
     if len(plan) > 1:
-        index = {"metadata": {"total_parameters": sum(math.prod(tensor.shape) for tensor in held), "total_size": size},
-                 "weight_map": {tensor.name: file for file, shard in plan.items() for tensor in shard}}
+        index = {
+            "metadata": {"total_parameters": sum(math.prod(tensor.shape) for tensor in held), "total_size": size},
+            "weight_map": {tensor.name: file for file, shard in plan.items() for tensor in shard},
+        }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (out / shards.INDEX).write_text(text, encoding="utf-8")
     return size

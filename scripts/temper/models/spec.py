@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -132,6 +133,9 @@ class ModelSpec(Strict):
     trust_remote_code: bool = Field(False, description="whether Python files of the repository may be fetched and run")
     shape: Shape
     end_token: str = Field(min_length=1, description="ends a turn; must be an end token of the served model")
+    chat_template: Literal["base", "trained"] = Field(
+        "base", description="trained: the model's own template is not what LLaMA Factory trains on, so it is replaced"
+    )
     tgi: bool = Field(description="whether TGI 3.3.7 serves it; false: vLLM is needed")
 
     @model_validator(mode="after")

@@ -25,22 +25,37 @@ DEFAULT_TOTAL = 4096  # tokens; the model's own limit where that is less
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the names are those of TGI's launcher."""
     parser = argparse.ArgumentParser(
-        prog="python -m temper.serve", description=__doc__,
-        epilog=f"Stops on SIGTERM or Ctrl-C; answers under way get {GRACE_S} s. Speaks TGI 3.3.7's HTTP API.")
+        prog="python -m temper.serve",
+        description=__doc__,
+        epilog=f"Stops on SIGTERM or Ctrl-C; answers under way get {GRACE_S} s. Speaks TGI 3.3.7's HTTP API.",
+    )
     add = parser.add_argument
     add("--model-id", required=True, metavar="DIR", help="merged Hugging Face folder with safetensors")
     add("--served-model-name", metavar="NAME", help="name in /info and answers (default: --model-id as given)")
     add("--hostname", "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="(default: %(default)s)")
     add("--max-input-tokens", type=int, metavar="N", help="longest prompt (default: --max-total-tokens less one)")
-    add("--max-total-tokens", type=int, metavar="N",
-        help=f"prompt and answer together (default: {DEFAULT_TOTAL}, or the model's limit where less)")
-    add("--max-concurrent-requests", type=int, default=128, metavar="N",
-        help="further ones get 429 (default: %(default)s)")
+    add(
+        "--max-total-tokens",
+        type=int,
+        metavar="N",
+        help=f"prompt and answer together (default: {DEFAULT_TOTAL}, or the model's limit where less)",
+    )
+    add(
+        "--max-concurrent-requests",
+        type=int,
+        default=128,
+        metavar="N",
+        help="further ones get 429 (default: %(default)s)",
+    )
     add("--dtype", default="auto", help="auto (as the weights), float32 or bfloat16 (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the CPUs at hand)")
-    add("--api-key-file", type=Path, metavar="FILE",
-        help="file with the key clients must send; without it $TEMPER_API_KEY; neither: no key")
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the key clients must send; without it $TEMPER_API_KEY; neither: no key",
+    )
     add("--version", action="version", version=f"temper {__version__}")
     return parser.parse_args(argv)
 
@@ -65,8 +80,9 @@ def limits(given: argparse.Namespace, positions: int) -> tuple[int, int]:
     if not 0 < longest < total:
         raise UsageError(f"--max-input-tokens {longest} must be less than --max-total-tokens {total}", "change one")
     if total > positions:
-        raise UsageError(f"--max-total-tokens {total} is more than the model's {positions} positions",
-                         f"use at most {positions}")
+        raise UsageError(
+            f"--max-total-tokens {total} is more than the model's {positions} positions", f"use at most {positions}"
+        )
     return longest, total
 
 
@@ -89,9 +105,11 @@ def run() -> int:
     bound = ports.bind(given.hostname, given.port)
     started = time.monotonic()
     engine = _engine(given, threads)
-    say(f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
+    say(
+        f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
         f"and with answer to {engine.limits.max_total_tokens} tokens, key {'required' if key else 'not required'}, "
-        f"loaded in {time.monotonic() - started:.1f} s")
+        f"loaded in {time.monotonic() - started:.1f} s"
+    )
     _serve(given, bound, engine, key)
     return 0
 
@@ -118,8 +136,15 @@ def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key:
 
     app = create_app(Server(engine, given.served_model_name or given.model_id, key))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_keep_alive=75,
-        headers=[("server", f"temper/{__version__}")], timeout_graceful_shutdown=GRACE_S)
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=75,
+        headers=[("server", f"temper/{__version__}")],
+        timeout_graceful_shutdown=GRACE_S,
+    )
     try:
         bound.listen(2048)
     except OSError as error:  # another process took the address while the model was loading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -26,7 +27,8 @@ class AccessLog:
         """Pass a request on, name it in x-request-id, and write its line when the answer has been sent."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, name, counts = time.monotonic(), _name(scope), {}
+        started, name = time.monotonic(), _name(scope)
+        counts: dict[str, int] = {}
         scope["temper"] = counts
         seen = {"status": 0, "complete": False}
 
@@ -40,6 +42,8 @@ class AccessLog:
 
         try:
             await self.app(scope, receive, watched)
+        except asyncio.CancelledError:
+            pass  # the server stops and has waited long enough; there is nobody above to tell
         finally:
             status = seen["status"] if seen["complete"] else GONE
             _write(name, scope, status, counts, started)
@@ -54,7 +58,14 @@ def _name(scope: Scope) -> str:
 def _write(name: str, scope: Scope, status: int, counts: dict[str, int], started: float) -> None:
     # A path no route knows may hold anything; only the route's own path is written.
     route = getattr(scope.get("route"), "path", None)
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": name, "method": scope["method"],
-            "route": route, "status": status, **counts, "ms": round((time.monotonic() - started) * 1000, 1)}
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "id": name,
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        **counts,
+        "ms": round((time.monotonic() - started) * 1000, 1),
+    }
     sys.stderr.write(json.dumps(line) + "\n")
     sys.stderr.flush()

@@ -9,9 +9,9 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -75,7 +75,7 @@ async def _empty(_: Request, error: HTTPException) -> Response:
 
 
 def _server(request: Request) -> Server:
-    return request.app.state.server  # type: ignore[no-any-return]
+    return request.app.state.server
 
 
 async def require_key(request: Request) -> None:
@@ -108,7 +108,7 @@ async def _in_pool(server: Server, work: Callable[[], Result]) -> Result:
     return await asyncio.get_running_loop().run_in_executor(server.pool, work)
 
 
-async def run(request: Request, prompt: Prompt, given: GenerateParameters) -> AsyncIterator[Step | None]:
+async def run(request: Request, prompt: Prompt, given: GenerateParameters) -> AsyncGenerator[Step | None, None]:
     """Yield an answer's steps, and None when none came for KEEP_ALIVE_S; Fault for a request that cannot be run.
 
     A place in the engine is held from the first step on until the iterator is closed; closing it ends the work.
@@ -119,10 +119,16 @@ async def run(request: Request, prompt: Prompt, given: GenerateParameters) -> As
     server.engine.enter()
     try:
         wanted = await _in_pool(
-            server, lambda: validate.check(given, prompt, server.engine.limits, server.engine.encode))
+            server, lambda: validate.check(given, prompt, server.engine.limits, server.engine.encode)
+        )
         counts = request.scope["temper"]
         counts.update(prompt_tokens=len(wanted.input_ids), generated_tokens=0)
-        job = server.engine.submit(wanted, lambda step: loop.call_soon_threadsafe(steps.put_nowait, step))
+
+        def emit(step: Step | Fault) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped, nobody waits
+                loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        job = server.engine.submit(wanted, emit)
         while True:
             step = await _next(steps)
             if isinstance(step, Fault):
@@ -192,15 +198,16 @@ async def generate_stream(request: Request) -> Response:
     given, prompt = body.parameters, Prompt(body.inputs, special_tokens=True)
     before = body.inputs if given.return_full_text else ""
 
-    async def events() -> AsyncIterator[bytes]:
+    async def events() -> AsyncGenerator[bytes, None]:
         index = 0
         try:
             validate.before_streaming(given)
             async with aclosing(run(request, prompt, given)) as answer:
                 async for step in answer:
                     index += step is not None
-                    yield replies.event(
-                        replies.generated_event(index, step, before, given.details)) if step else b":\n\n"
+                    yield (
+                        replies.event(replies.generated_event(index, step, before, given.details)) if step else b":\n\n"
+                    )
         except Fault as fault:
             yield replies.event(fault.body())
 
@@ -213,17 +220,26 @@ class _Stream(StreamingResponse):
     Starlette leaves that to the garbage collector when the client hangs up while a piece is being sent.
     """
 
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers)
+        self.events = events
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self.body_iterator.aclose()  # type: ignore[union-attr]
+            await self.events.aclose()
 
 
-def _stream(events: AsyncIterator[bytes], characters: int) -> Response:
-    headers = {"x-compute-type": _compute_type(), "x-compute-characters": str(characters), "x-accel-buffering": "no",
-               "cache-control": "no-cache", "content-type": "text/event-stream"}
-    return _Stream(events, headers=headers)
+def _stream(events: AsyncGenerator[bytes, None], characters: int) -> Response:
+    headers = {
+        "x-compute-type": _compute_type(),
+        "x-compute-characters": str(characters),
+        "x-accel-buffering": "no",
+        "cache-control": "no-cache",
+        "content-type": "text/event-stream",
+    }
+    return _Stream(events, headers)
 
 
 async def chat_completions(request: Request) -> Response:
@@ -245,7 +261,7 @@ async def chat_completions(request: Request) -> Response:
 
 async def _chat_events(
     request: Request, body: ChatRequest, prompt: Prompt, given: GenerateParameters, model: str
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     try:
         validate.before_streaming(given)
         async with aclosing(run(request, prompt, given)) as answer:

@@ -56,8 +56,7 @@ def render(tokenizer: Any, template: str | None, messages: Sequence[Message]) ->
 
 def _apply(tokenizer: Any, template: str, turns: list[dict[str, str]]) -> str:
     """Render in transformers' sandbox; a template may not reach beyond its inputs."""
-    return str(tokenizer.apply_chat_template(
-        turns, chat_template=template, add_generation_prompt=True, tokenize=False))
+    return str(tokenizer.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False))
 
 
 def _continued(text: str, content: str) -> str:

@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     given = parser.parse_args()
     options = {"max_tokens": given.max_tokens, "temperature": given.temperature}
-    pieces = stream(given.question, given.url, **options) if given.stream else [ask(given.question, given.url, **options)]
+    pieces = (
+        stream(given.question, given.url, **options) if given.stream else [ask(given.question, given.url, **options)]
+    )
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -30,8 +30,15 @@ def log_path(state_dir: Path) -> Path:
     return state_dir / "server.log"
 
 
-def start(folder: Path, state_dir: Path, argv: list[str], key: str, golden_file: Path | None,
-          host: str = "127.0.0.1", port: int = 8000) -> str:
+def start(
+    folder: Path,
+    state_dir: Path,
+    argv: list[str],
+    key: str,
+    golden_file: Path | None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> str:
     """Bring up a server for `folder` and return its URL once it is ready and the golden prompts agree.
 
     A ready server with the same `key` is left running; any other one of this folder is stopped first.
@@ -83,17 +90,43 @@ def _launch(folder: Path, state_dir: Path, argv: list[str], key: str, host: str,
     log = log_path(state_dir)
     with suppress(FileNotFoundError):
         os.replace(log, log.with_suffix(".log.1"))
-    command = [sys.executable, "-m", "temper.serve", "--model-id", str(folder), "--hostname", host,
-               "--port", str(port), *argv]
+    command = [
+        sys.executable,
+        "-m",
+        "temper.serve",
+        "--model-id",
+        str(folder),
+        "--hostname",
+        host,
+        "--port",
+        str(port),
+        *argv,
+    ]
     code = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
     create = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
-        command[0], command, child.environment(PYTHONPATH=path), setsid=True, setsigdef=[signal.SIGINT],
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                      (os.POSIX_SPAWN_OPEN, 1, str(log), create, 0o600), (os.POSIX_SPAWN_DUP2, 1, 2)])
-    record = {"pid": pid, "started": _process(pid)[0], "key": key, "url": _url(host, port), "port": port, "ready": False,
-              "folder": str(folder), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        command[0],
+        command,
+        child.environment(PYTHONPATH=path),
+        setsid=True,
+        setsigdef=[signal.SIGINT],
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), create, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
+    record = {
+        "pid": pid,
+        "started": _process(pid)[0],
+        "key": key,
+        "url": _url(host, port),
+        "port": port,
+        "ready": False,
+        "folder": str(folder),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
     _write(state_dir, record)
     return record
 
@@ -108,12 +141,18 @@ def _prove(record: Record, state_dir: Path, recorded: Record | None, argv: list[
             raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
         progress(f"serve   loading {record['folder']} … {time.monotonic() - started:.0f} s")
         time.sleep(0.1)
-    agreed = golden.replay(record["url"], recorded, _api_key(argv), say=lambda text: progress(f"serve   {text}")) \
-        if recorded else 0
+    agreed = (
+        golden.replay(record["url"], recorded, _api_key(argv), say=lambda text: progress(f"serve   {text}"))
+        if recorded
+        else 0
+    )
     if not _alive(record):
         raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
     _write(state_dir, record | {"ready": True})
-    progress.end(f"serve   ready at {record['url']}: {agreed} golden prompts agree [{time.monotonic() - started:.1f} s]")
+    agreement = f": {agreed} golden prompts agree" if recorded else ""
+    progress.end(
+        f"serve   ready at {record['url']}{agreement} [{time.monotonic() - started:.1f} s]"
+    )
 
 
 def _api_key(argv: list[str]) -> str | None:

@@ -186,16 +186,25 @@ class Engine:
         state.made += 1
         text = state.pieces.push(token)
         reason = state.ending.push(token, text)
-        return Step(Token(token, text, short(logprob), token in self.loaded.special),
-                    self._end(job, state, reason) if reason else None)
+        return Step(
+            Token(token, text, short(logprob), token in self.loaded.special),
+            self._end(job, state, reason) if reason else None,
+        )
 
     def _forward(self, state: _State, prefill: bool) -> Any:
         """Return float32 logits [vocabulary] after the fresh tokens; keep the prompt's own when `prefill`."""
         import torch
 
-        logits = self.loaded.model(
-            input_ids=torch.tensor([state.fresh]), past_key_values=state.cache, use_cache=True,
-            logits_to_keep=0 if prefill else 1).logits[0].float()
+        logits = (
+            self.loaded.model(
+                input_ids=torch.tensor([state.fresh]),
+                past_key_values=state.cache,
+                use_cache=True,
+                logits_to_keep=0 if prefill else 1,
+            )
+            .logits[0]
+            .float()
+        )
         if prefill:
             state.prefill = self._prefill(state.fresh, logits)
         return logits[-1]
@@ -203,9 +212,19 @@ class Engine:
     def _prefill(self, ids: list[int], logits: Any) -> list[Token]:
         logs = logits.log_softmax(-1)
         known = [None] + [short(float(logs[at, token])) for at, token in enumerate(ids[1:])]
-        return [Token(token, self.loaded.tokenizer.decode([token]), logprob)
-                for token, logprob in zip(ids, known, strict=True)]
+        return [
+            Token(token, self.loaded.tokenizer.decode([token]), logprob)
+            for token, logprob in zip(ids, known, strict=True)
+        ]
 
     def _end(self, job: Job, state: _State, reason: str) -> End:
-        return End(state.pieces.all(), reason, state.made, job.wanted.seed if job.wanted.sampling else None,
-                   len(job.wanted.input_ids), state.prefill, job.queued, state.started)
+        return End(
+            state.pieces.all(),
+            reason,
+            state.made,
+            job.wanted.seed if job.wanted.sampling else None,
+            len(job.wanted.input_ids),
+            state.prefill,
+            job.queued,
+            state.started,
+        )

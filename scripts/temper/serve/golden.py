@@ -1,8 +1,8 @@
 """Replay recorded prompts against a running server and compare the answers: any server with a chat endpoint.
 
-golden.json, written by the merge stage: {"max_new_tokens": N, "prompts": [{"messages", "prompt_ids",
-"completion_ids", "text", "margins"}]}; `text` is the completion without special tokens, and margins[i] the logit gap
-between first and second choice for completion token i.
+golden.json, written by the merge stage: {"max_new_tokens": N, "near_tie": logits, "prompts": [{"messages",
+"prompt_ids", "completion_ids", "text", "margins"}]}; `text` is the completion without special tokens, and margins[i]
+the logit gap between first and second choice for completion token i.
 Covers the length of the prompt (the template and special tokens) and the greedy answer. Does not cover sampling.
 Standard library only.
 """
@@ -34,16 +34,23 @@ def read(path: Path) -> dict[str, Any]:
     raise ResultError(f"{path} holds no prompts", "run: make merge")
 
 
-def replay(url: str, golden: dict[str, Any], api_key: str | None = None, model: str = "tgi",
-           say: Callable[[str], None] = lambda _: None) -> int:
+def replay(
+    url: str,
+    golden: dict[str, Any],
+    api_key: str | None = None,
+    model: str = "tgi",
+    say: Callable[[str], None] = lambda _: None,
+) -> int:
     """Ask the server at `url` every recorded prompt and return how many; GateError names the first that differs."""
     prompts = golden["prompts"]
     for number, prompt in enumerate(prompts, 1):
         say(f"golden prompt {number} of {len(prompts)}")
         reply = _ask(url, prompt["messages"], golden["max_new_tokens"], api_key, model)
-        if problem := difference(prompt, reply):
-            raise GateError(f"golden prompt {number} ({_show(prompt['messages'][-1]['content'])}): {problem}",
-                            "the server does not run the model as it was merged; run: make verify")
+        if problem := difference(prompt, reply, golden.get("near_tie", NEAR_TIE)):
+            raise GateError(
+                f"golden prompt {number} ({_show(prompt['messages'][-1]['content'])}): {problem}",
+                "the server does not run the model as it was merged; run: make verify",
+            )
     return len(prompts)
 
 
@@ -63,7 +70,7 @@ def _ask(url: str, messages: list[Any], tokens: int, api_key: str | None, model:
         raise GateError(f"{url} did not answer a golden prompt ({error})", "run: make logs") from None
 
 
-def difference(prompt: dict[str, Any], reply: dict[str, Any]) -> str:
+def difference(prompt: dict[str, Any], reply: dict[str, Any], near_tie: float = NEAR_TIE) -> str:
     """Say how an answer differs from the recorded one; "" where it does not, or only from a near tie on."""
     counted, known = reply["usage"]["prompt_tokens"], len(prompt["prompt_ids"])
     if counted != known:
@@ -75,7 +82,7 @@ def difference(prompt: dict[str, Any], reply: dict[str, Any]) -> str:
         expected, got = expected.rstrip(UNFINISHED), got.rstrip(UNFINISHED) or "".join(pieces).rstrip(UNFINISHED)
     if expected == got:
         return ""
-    tie = next((at for at, gap in enumerate(prompt["margins"]) if gap < NEAR_TIE), None)
+    tie = next((at for at, gap in enumerate(prompt["margins"]) if gap < near_tie), None)
     # Pieces of text stand for the tokens before the tie: they must be the beginning of what was recorded.
     if tie is not None and len(pieces) >= tie and expected.startswith("".join(pieces[:tie])):
         return ""

@@ -42,13 +42,23 @@ def load(folder: Path, dtype: str, threads: int | None) -> Loaded:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, **local).eval()
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, **local
+        ).eval()
     except Exception as error:  # whatever a broken folder raises, from OSError to a KeyError in a config
         reason = " ".join(str(error).split())[:300]
-        raise ServeError(f"{folder} does not load: {type(error).__name__}: {reason}",
-                         "run: make verify, or make the merged folder again") from error
-    return Loaded(model, tokenizer, chat_template.read(folder), _eos(folder, tokenizer),
-                  frozenset(tokenizer.all_special_ids), dtype, _positions(config))
+        raise ServeError(
+            f"{folder} does not load: {type(error).__name__}: {reason}",
+            "run: make verify, or make the merged folder again",
+        ) from error
+    return Loaded(
+        model,
+        tokenizer,
+        chat_template.read(folder),
+        _eos(folder, tokenizer),
+        frozenset(tokenizer.all_special_ids),
+        dtype,
+        _positions(config),
+    )
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:
@@ -57,8 +67,10 @@ def _checked_config(folder: Path) -> dict[str, Any]:
     if (folder / "adapter_config.json").exists():
         raise ServeError(f"{folder} holds an adapter", "serve the merged folder instead; make one with: make merge")
     if not any(folder.glob("*.safetensors")):
-        raise ServeError(f"{folder} holds no safetensors weights, and pickled ones are not loaded",
-                         "convert them, or make the folder again with: make merge")
+        raise ServeError(
+            f"{folder} holds no safetensors weights, and pickled ones are not loaded",
+            "convert them, or make the folder again with: make merge",
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

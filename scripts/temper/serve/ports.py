@@ -19,8 +19,10 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise ServeError(f"host {host!r} is no address of this machine ({error.strerror})",
-                         "use 127.0.0.1, or 0.0.0.0 for every network") from None
+        raise ServeError(
+            f"host {host!r} is no address of this machine ({error.strerror})",
+            "use 127.0.0.1, or 0.0.0.0 for every network",
+        ) from None
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -42,7 +44,9 @@ def refused(host: str, port: int, error: OSError) -> ServeError:
 
 def holder(port: int) -> int | None:
     """Return the process that listens on `port`, or None when there is none or it is not ours to see."""
-    sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listeners(Path("/proc/net") / table, port)}
+    sockets = {
+        f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listeners(Path("/proc/net") / table, port)
+    }
     if not sockets:
         return None
     for process in Path("/proc").iterdir():

@@ -37,8 +37,15 @@ def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
     """Serve the merged model, replay its golden prompts, and return the URL; refuse an altered result."""
     stage.refuse_altered(merged(config))
     serve = config["serve"]
-    url = control.start(merged(config), _state(config), arguments(config), _key(config),
-                        merged(config) / "golden.json", serve["host"], serve["port"])
+    url = control.start(
+        merged(config),
+        _state(config),
+        arguments(config),
+        _key(config),
+        merged(config) / "golden.json",
+        serve["host"],
+        serve["port"],
+    )
     named = f"SCENARIO={config['scenario']}"
     say(f"serve   {url}   ask: make ask {named} Q='…'   stop: make stop {named}")
     return url
@@ -48,8 +55,10 @@ def url(config: dict[str, Any]) -> str:
     """Return the running server's URL; ServeError when there is none."""
     found = control.status(_state(config))
     if not (found["running"] and found["ready"]):
-        raise ServeError("no server is running for this scenario and profile",
-                         f"run: make serve SCENARIO={config['scenario']} PROFILE={config['profile']}")
+        raise ServeError(
+            "no server is running for this scenario and profile",
+            f"run: make serve SCENARIO={config['scenario']} PROFILE={config['profile']}",
+        )
     return str(found["url"])
 
 
@@ -67,7 +76,8 @@ def ask(config: dict[str, Any], at: str, question: str) -> str:
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
     try:
         answer = InferenceClient(base_url=at, api_key=key or "none", timeout=120).chat_completion(
-            messages, temperature=config["ask"]["temperature"], max_tokens=config["ask"]["max_new_tokens"])
+            messages, temperature=config["ask"]["temperature"], max_tokens=config["ask"]["max_new_tokens"]
+        )
     except (HfHubHTTPError, OSError) as error:
         raise ServeError(f"{at} did not answer: {error}", "see: make logs") from None
     return str(answer.choices[0].message.content).strip()

@@ -72,7 +72,7 @@ def before_generating(given: GenerateParameters, limits: Limits) -> None:
 
 
 def check(given: GenerateParameters, prompt: Prompt, limits: Limits, encode: Callable[[Prompt], list[int]]) -> Valid:
-    """Return the request with its defaults filled in and its prompt as token ids; Fault for the first check it fails."""
+    """Return the request with defaults filled in and its prompt as token ids; Fault for the first check it fails."""
     _check_sampling(given)
     _check_counts(given, limits)
     if not prompt.text:
@@ -80,7 +80,8 @@ def check(given: GenerateParameters, prompt: Prompt, limits: Limits, encode: Cal
     truncate = given.truncate
     if truncate is not None and not 0 < truncate <= limits.max_input_tokens:
         raise faults.invalid(
-            f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}")
+            f"`truncate` must be strictly positive and less than {limits.max_input_tokens}. Given: {truncate}"
+        )
     ids = encode(prompt)
     ids = ids[-truncate:] if truncate else ids
     _check_room(len(ids), given.max_new_tokens, limits)
@@ -108,10 +109,12 @@ def _check_counts(given: GenerateParameters, limits: Limits) -> None:
         raise faults.invalid("`max_new_tokens` must be strictly positive")
     if len(given.stop) > limits.max_stop_sequences:
         raise faults.invalid(
-            f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(given.stop)}")
+            f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(given.stop)}"
+        )
     if given.top_n_tokens is not None and given.top_n_tokens > limits.max_top_n_tokens:
         raise faults.invalid(
-            f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {given.top_n_tokens}")
+            f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {given.top_n_tokens}"
+        )
 
 
 def _check_room(length: int, asked: int | None, limits: Limits) -> None:
@@ -119,7 +122,8 @@ def _check_room(length: int, asked: int | None, limits: Limits) -> None:
     if length + new > limits.max_total_tokens:
         raise faults.invalid(
             f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
-            f"Given: {length} `inputs` tokens and {new} `max_new_tokens`")
+            f"Given: {length} `inputs` tokens and {new} `max_new_tokens`"
+        )
     if length > limits.max_input_tokens:
         raise faults.invalid(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {length}")
 
@@ -136,13 +140,19 @@ def _refuse_unsupported(given: GenerateParameters) -> None:
 def _filled(given: GenerateParameters, ids: list[int], limits: Limits) -> Valid:
     warped = given.temperature not in (None, 1.0) or given.top_k or given.top_p or given.typical_p
     return Valid(
-        input_ids=ids, max_new_tokens=token_limit(len(ids), given.max_new_tokens, limits), stop=given.stop,
+        input_ids=ids,
+        max_new_tokens=token_limit(len(ids), given.max_new_tokens, limits),
+        stop=given.stop,
         sampling=given.do_sample or bool(warped),
         seed=random.getrandbits(64) if given.seed is None else given.seed,
         temperature=1.0 if given.temperature is None else given.temperature,
         repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
-        frequency_penalty=given.frequency_penalty or 0.0, top_k=given.top_k or 0,
-        top_p=given.top_p or 1.0, typical_p=given.typical_p or 1.0, prefill=given.decoder_input_details)
+        frequency_penalty=given.frequency_penalty or 0.0,
+        top_k=given.top_k or 0,
+        top_p=given.top_p or 1.0,
+        typical_p=given.typical_p or 1.0,
+        prefill=given.decoder_input_details,
+    )
 
 
 def token_limit(length: int, asked: int | None, limits: Limits) -> int:
@@ -174,8 +184,16 @@ def of_chat(chat: ChatRequest, render: Callable[[list[Message]], str]) -> tuple[
             raise faults.invalid(message.unsupported)
     greedy = chat.temperature == 0
     return Prompt(render(chat.messages), special_tokens=False), GenerateParameters(
-        temperature=None if greedy else chat.temperature, do_sample=not greedy, details=True,
+        temperature=None if greedy else chat.temperature,
+        do_sample=not greedy,
+        details=True,
         # TGI's own mapping: OpenAI's -2 to 2 onto a factor of 0 to 4.
         repetition_penalty=None if chat.presence_penalty is None else chat.presence_penalty + 2.0,
-        frequency_penalty=chat.frequency_penalty, top_p=chat.top_p, max_new_tokens=chat.max_tokens,
-        stop=chat.stop or [], seed=chat.seed, top_n_tokens=chat.top_logprobs, grammar=chat.response_format)
+        frequency_penalty=chat.frequency_penalty,
+        top_p=chat.top_p,
+        max_new_tokens=chat.max_tokens,
+        stop=chat.stop or [],
+        seed=chat.seed,
+        top_n_tokens=chat.top_logprobs,
+        grammar=chat.response_format,
+    )

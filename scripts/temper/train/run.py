@@ -29,35 +29,40 @@ SMALLER = ("lower train.per_device_train_batch_size (and raise train.gradient_ac
 
 
 class Watch:
-    """Follow the child's log: progress bars go to the terminal, a NaN loss stops the run."""
+    """Follow a run: LLaMA Factory's bar on a terminal, else a line per logged step; a NaN loss stops it."""
 
     def __init__(self, log: Path, trainer_log: Path) -> None:
-        self.log, self.trainer_log = log, trainer_log
+        self.log, self.trainer_log, self.live = log, trainer_log, sys.stderr.isatty()
         self.at = log.stat().st_size if log.exists() else 0
-        self.held = b""
+        self.held, self.seen = b"", len(_lines(trainer_log))
 
     def __call__(self) -> None:
-        self._show()
-        self._check_loss()
+        self._bar()
+        for line in _lines(self.trainer_log)[self.seen :]:
+            self.seen += 1
+            self._step(line)
 
-    def _show(self) -> None:
-        if not self.log.exists():
+    def _bar(self) -> None:
+        if not (self.live and self.log.exists()):
             return
         with open(self.log, "rb") as file:
             file.seek(self.at)
             fresh = file.read()
         self.at += len(fresh)
         *whole, self.held = re.split(rb"(?<=[\r\n])", self.held + fresh)
-        for part in whole:
-            if BAR.search(part) or part.startswith(b"{'"):
-                sys.stderr.buffer.write(part)
+        sys.stderr.buffer.write(b"".join(part for part in whole if BAR.search(part)))
         sys.stderr.flush()
 
-    def _check_loss(self) -> None:
-        for line in _lines(self.trainer_log):
-            if not math.isfinite(line.get("loss", 0.0)):
-                raise TrainError(f"the loss is {line['loss']} at step {line['current_steps']}",
-                                 "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false")
+    def _step(self, line: dict[str, Any]) -> None:
+        loss, step = line.get("loss"), line["current_steps"]
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise TrainError(f"the loss is {loss} at step {step}",
+                             "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false")
+        if not self.live:
+            left = line.get("remaining_time", "?")
+            print(f"train   step {step} of {line['total_steps']}, loss {loss:.2f}, {left} left", flush=True)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -92,8 +97,8 @@ def command(config: Path) -> list[str]:
     return [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(config)]
 
 
-def train(config: Path, arguments: dict[str, Any], threads: int) -> None:
-    """Run `llamafactory-cli train config`; raise TrainError or DiskError with what to change when it fails.
+def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
+    """Run `llamafactory-cli train config` and return its seconds; TrainError or DiskError says what to change.
 
     `arguments` are the YAML's; the log goes to run.log beside the YAML.
     """
@@ -102,14 +107,18 @@ def train(config: Path, arguments: dict[str, Any], threads: int) -> None:
     if arguments.get("use_cpu"):
         env["CUDA_VISIBLE_DEVICES"] = ""
     watch = Watch(log, out / "trainer_log.jsonl")
+    started = time.monotonic()
     code = child.run(command(config), env, log, watch)
+    seconds = time.monotonic() - started
     watch()
-    print(file=sys.stderr)
+    if watch.live:
+        print(file=sys.stderr)
     if code:
         raise _failure(code, log)
+    return seconds
 
 
-def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], started: float) -> None:
+def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], seconds: float) -> None:
     """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest."""
     out = Path(arguments["output_dir"])
     rows = curve.write(out / "trainer_state.json", into)
@@ -122,11 +131,11 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], start
     (into / ADAPTER[1]).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.rmtree(out)
     shutil.rmtree(into / "run.cache", ignore_errors=True)
-    seconds, losses = time.time() - started, [row["loss"] for row in rows if "loss" in row]
+    losses = [row["loss"] for row in rows if "loss" in row]
     summary = f"{rows[-1]['step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
               f"{'bf16' if arguments.get('bf16') else 'float32'}"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    figures = {"train_seconds": round(seconds, 1), "peak_bytes": peak, "steps_seconds": totals["train_runtime"],
+    figures = {"llamafactory_seconds": round(seconds, 1), "peak_bytes": peak, "steps_seconds": totals["train_runtime"],
                "tokens": totals.get("num_input_tokens_seen", 0)}
     result = {"summary": summary, "chosen": chosen, "run": figures}
     (into / RESULT).write_text(json.dumps(result), encoding="utf-8")

@@ -1,0 +1,177 @@
+"""Training by LLaMA Factory itself, killed, interrupted and driven into NaN; a random two-layer model, five runs in all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import scratch
+from scratch import Repo, content
+
+sys.path.insert(0, str(scratch.ROOT / "tests" / "merge"))
+
+import tiny_chat
+import tiny_models
+
+pytestmark = pytest.mark.slow
+STEPS, SAVED, LOGGED = 240, 40, 20  # in all, between checkpoints, between losses
+
+MODEL = """\
+source: {{path: {folder}}}
+template: smollm2
+licence: none
+architecture: llama
+parameters: {parameters}
+context: 256
+shape: {{hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, intermediate: 160, vocab: 320, tied: true}}
+end_token: <|im_end|>
+tgi: true
+"""
+SCENARIO = f"""\
+model: tiny
+data:
+  path: data/tiny/rows.csv
+  columns: {{instruction: question, output: answer}}
+  eval_share: 0
+train:
+  cutoff_len: 64
+  lora_rank: 4
+  per_device_train_batch_size: 2
+  max_steps: {STEPS}
+  save_steps: {SAVED}
+  logging_steps: {LOGGED}
+  learning_rate: 1.0e-3
+serve:
+  max_input_tokens: 100
+  max_total_tokens: 200
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
+    """Return a copy with real stage bodies, a tiny model and a scenario for it; its processes end with the tests."""
+    folder = tmp_path_factory.mktemp("resume")
+    tiny_models.base(folder / "model", tied=True)
+    tiny_chat.tokenizer(folder / "model")
+    repo = tiny(folder / "repo", folder / "model")
+    yield repo
+    for pid in processes(repo):
+        os.kill(pid, signal.SIGKILL)
+
+
+def tiny(root: Path, model: Path) -> Repo:
+    """Copy the repository and add the tiny model and its scenario."""
+    repo = scratch.copy(root, real=True)
+    count = 320 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160 + 2 * 64) + 64
+    (root / "configs/models/tiny.yaml").write_text(MODEL.format(folder=model, parameters=count))
+    (root / "configs/scenarios/tiny.yaml").write_text(SCENARIO)
+    (root / "data/tiny").mkdir()
+    rows = [f"What is {a} and {b}?,It is {a + b}." for a in range(6) for b in range(8)]
+    (root / "data/tiny/rows.csv").write_text("\n".join(["question,answer", *rows]) + "\n")
+    return repo
+
+
+def train(repo: Repo, learning_rate: float = 1e-3) -> scratch.Made:
+    """Make the adapter."""
+    return repo.make("train", SCENARIO="tiny", MODEL="tiny", SET=f"train.learning_rate={learning_rate}")
+
+
+def start(repo: Repo, learning_rate: float = 1e-3) -> subprocess.Popen[str]:
+    """Start a training and return once it has written its first checkpoint."""
+    process = repo.start("train", SCENARIO="tiny", MODEL="tiny", SET=f"train.learning_rate={learning_rate}")
+    first = work(repo) / "checkpoints" / f"checkpoint-{SAVED}" / "trainer_state.json"
+    for _ in range(6000):
+        if first.exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def work(repo: Repo) -> Path:
+    """Return the folder that an adapter is made in."""
+    return repo.build / "tiny" / "cpu" / ".adapter.work"
+
+
+def adapter(repo: Repo) -> Path:
+    """Return the folder of the finished adapter."""
+    return repo.build / "tiny" / "cpu" / "adapter"
+
+
+def processes(repo: Repo) -> list[int]:
+    """Return the processes that work in the repository."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink() == repo.root and (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def assert_no_process_is_left(repo: Repo) -> None:
+    """Within five seconds nothing that make started is alive."""
+    for _ in range(50):
+        if not processes(repo):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still alive: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in processes(repo)]}")
+
+
+@pytest.fixture(scope="module")
+def resumed(repo: Repo) -> scratch.Made:
+    """Kill a training after its first checkpoint, and make it again."""
+    process = start(repo)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert_no_process_is_left(repo)
+    assert not adapter(repo).exists()
+    return train(repo)
+
+
+def test_a_killed_training_resumes_and_finishes(repo: Repo, resumed: scratch.Made) -> None:
+    """After kill -9 the next make says from which checkpoint it resumes, and the loss covers every step."""
+    assert resumed.code == 0, resumed.err
+    assert re.search(r"^train   resumes from checkpoint-\d+$", resumed.out, re.M)
+    losses = [json.loads(line) for line in (adapter(repo) / "loss.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in losses if "loss" in row] == list(range(LOGGED, STEPS + 1, LOGGED))
+    assert (adapter(repo) / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert not work(repo).exists()
+
+
+def test_a_resumed_adapter_is_the_undisturbed_one(repo: Repo, resumed: scratch.Made, tmp_path: Path) -> None:
+    """Killed and resumed, the adapter has the same bytes as one trained in one go in another folder."""
+    other = tiny(tmp_path / "other", repo.root.parent / "model")
+    assert resumed.code == 0
+    made = train(other)
+    assert made.code == 0, made.err
+    assert "resumes" not in made.out
+    weights = "adapter_model.safetensors"
+    assert (adapter(other) / weights).read_bytes() == (adapter(repo) / weights).read_bytes()
+
+
+def test_ctrl_c_ends_training_and_another_learning_rate_starts_afresh(repo: Repo, resumed: scratch.Made) -> None:
+    """Ctrl-C leaves no process; then a changed key starts from step 0, and a NaN loss ends it with code 7 and a remedy."""
+    before = content(adapter(repo))
+    process = start(repo, learning_rate=2e-3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "interrupted" in err
+    assert_no_process_is_left(repo)
+    assert list(work(repo).glob("checkpoints/checkpoint-*"))
+    absurd = train(repo, learning_rate=1e20)
+    assert absurd.code == 7, absurd.err
+    assert "resumes" not in absurd.out
+    assert re.search(r"^error: the loss is nan at step \d+; lower train.learning_rate", absurd.err, re.M)
+    assert "Traceback" not in absurd.err
+    assert_no_process_is_left(repo)
+    assert content(adapter(repo)) == before, "the result of the earlier training stays"
