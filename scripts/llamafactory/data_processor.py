@@ -13,6 +13,13 @@ from temper import errors  # noqa: E402
 from temper.data import process  # noqa: E402
 
 
+def share(text: str) -> float:
+    """Read a number from 0 to 1; ValueError otherwise."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
 def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -24,8 +31,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--system_col", help="column with a system prompt")
     parser.add_argument("--system", help="one system prompt for every row that has none")
     parser.add_argument("--encoding", default="utf-8", help="of the file")
-    parser.add_argument("--eval_share", type=float, default=0.1, help="share of questions held out")
-    parser.add_argument("--max_rejected", type=float, default=0.005, help="largest share of unusable rows")
+    parser.add_argument("--eval_share", type=share, default=0.1, help="share of questions held out, 0 to 1")
+    parser.add_argument("--max_rejected", type=share, default=0.005, help="largest share of unusable rows, 0 to 1")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     return parser.parse_args()
 

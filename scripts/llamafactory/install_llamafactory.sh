@@ -12,6 +12,7 @@ fail() { echo "error: $1; $2" >&2; exit 11; }
 
 usage() { cat <<'TEXT'
 usage: bash scripts/llamafactory/install_llamafactory.sh [--dev]
+Makes .venv from docker/locks/cpu.txt; pip's own configuration decides where packages come from.
   --dev   also what `make test` and `make check` need
 TEXT
 }
@@ -53,10 +54,10 @@ make_environment() {
   sha256sum docker/locks/cpu.txt >"$VENV/installed"
 }
 
-case ${1:-} in
+case $* in
   "" | --dev) ;;
   -h | --help) usage; exit 0 ;;
-  *) usage >&2; exit 2 ;;
+  *) echo "error: unknown option $*; see bash scripts/llamafactory/install_llamafactory.sh --help" >&2; exit 2 ;;
 esac
 check_python
 started=$SECONDS

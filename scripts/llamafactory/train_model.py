@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -44,6 +45,9 @@ use_cpu: true                                   # remove on a machine with a GPU
 """
 
 
+NEEDED = ("model_name_or_path", "template", "dataset", "dataset_dir", "output_dir")
+
+
 def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,9 +65,40 @@ def create(path: Path) -> int:
     """Write the commented configuration; refuse to overwrite one."""
     if path.exists():
         raise errors.UsageError(f"{path} exists", "choose another name with --output, or delete it")
+    if not path.parent.is_dir():
+        raise errors.UsageError(f"{path.parent}: no such folder", f"run: mkdir -p {path.parent}")
     path.write_text(TEMPLATE.format(name=path), encoding="utf-8")
     print(f"written {path}\nnext: python scripts/llamafactory/train_model.py --config {path} --dry_run")
     return 0
+
+
+def _parsed(folder: Any, name: str) -> tuple[Any, str]:
+    """Return a folder's JSON file and what is wrong with it ("" if nothing)."""
+    try:
+        return json.loads((Path(str(folder)) / name).read_text(encoding="utf-8")), ""
+    except OSError:
+        return None, f"{folder}: no {name} there; give a folder that has it"
+    except ValueError:
+        return None, f"{folder}: its {name} is not valid JSON; make the folder again"
+
+
+def _inputs(arguments: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (key, what is wrong and the remedy) for a model or rows that are not there."""
+    found = []
+    for key, name in (("model_name_or_path", "config.json"), ("dataset_dir", "dataset_info.json")):
+        content, wrong = _parsed(arguments[key], name) if arguments.get(key) else (None, "")
+        found += [(key, wrong)] if wrong else []
+    if not isinstance(content, dict):
+        return found
+    for dataset in filter(None, str(arguments.get("dataset") or "").split(",")):
+        entry = content.get(dataset.strip())
+        if not isinstance(entry, dict):
+            there = f"{arguments['dataset_dir']} has: {', '.join(content)}"
+            found.append(("dataset", f"there is no dataset {dataset.strip()}; {there}"))
+        elif not (Path(arguments["dataset_dir"]) / str(entry.get("file_name"))).is_file():
+            found.append(("dataset", f"{dataset.strip()}: no file {entry.get('file_name')} in {arguments['dataset_dir']}; "
+                                     "run data_processor.py again"))
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -72,20 +107,19 @@ def read(path: Path) -> dict[str, Any]:
 
     from temper.config import lf_args
 
+    if not path.is_file():
+        raise errors.ConfigError(f"{path}: no such file", "make one with --create_config")
     try:
         arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise errors.ConfigError(f"{path}: no such file", "make one with --create_config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise errors.ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "correct it") from None
     if not isinstance(arguments, dict):
         raise errors.ConfigError(f"{path}: holds no keys and values", "make one with --create_config")
-    found = lf_args.problems({k: v for k, v in arguments.items() if k not in lf_args.OWNED})
-    found += [(key, "is missing; add it") for key in ("model_name_or_path", "template", "dataset_dir", "output_dir")
-              if key not in arguments]
-    for key, wanted in (("model_name_or_path", "config.json"), ("dataset_dir", "dataset_info.json")):
-        if key in arguments and not (Path(arguments[key]) / wanted).is_file():
-            found.append((key, f"{arguments[key]}: no {wanted} there; give a folder that has it"))
+    found = lf_args.problems(arguments, owned={})
+    found += [(key, "is missing; add it") for key in NEEDED if arguments.get(key) in (None, "")]
+    if arguments.get("do_train") is not True:
+        found.append(("do_train", "must be true: without it nothing is trained"))
+    found += _inputs(arguments)
     if found:
         count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
         raise errors.ConfigError("\n".join([f"{path}: {count}", *(f"  {key}: {text}" for key, text in found)]))
@@ -108,7 +142,7 @@ def chosen_for(out: Path, arguments: dict[str, Any], threads: int | None) -> dic
 
     choice = machine.choose(bool(arguments.get("use_cpu")))
     note = out / "run.chosen.json"
-    if note.exists():
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it was cut short
         choice["bf16"] = json.loads(note.read_text(encoding="utf-8"))["bf16"]
     choice["bf16"] = arguments.get("bf16", choice["bf16"] and not arguments.get("fp16", False))
     return {**choice, "threads": threads or choice["threads"]}

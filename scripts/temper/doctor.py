@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from temper.paths import BUILD
+from temper.errors import ConfigError
+from temper.paths import BUILD, CONFIGS
 
 Finding = tuple[str, str, str]  # "ok", "note" or "lack"; what was found; the remedy
 
@@ -63,38 +64,57 @@ def _processor() -> Finding:
     return "ok", f"processor: {machine.cores()} cores, {fast}", ""
 
 
+def _output(argv: list[str]) -> str | None:
+    """Return what a program prints; None when it fails or takes longer than 20 s."""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _engine() -> Finding:
     for name in ("docker", "podman"):
         if shutil.which(name):
-            done = subprocess.run([name, "info"], capture_output=True, timeout=20, check=False)
-            if done.returncode == 0:
+            if _output([name, "info"]) is not None:
                 return "ok", f"container engine {name}", ""
             return "note", f"{name} is installed but does not answer", f"start it: systemctl start {name}"
     return "note", "no container engine", "apt-get install podman (not needed for RUNTIME=local)"
 
 
-def _gpu(profile: str) -> list[Finding]:
-    wanted = profile.startswith(("gpu", "multi"))
+def _needs_gpu(profile: str) -> bool:
+    """Say whether a profile file asks for a GPU; ConfigError when there is none of that name."""
+    path = CONFIGS / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        raise ConfigError(f"{path}: there is no profile named {profile}", f"there are: {there}")
+    return bool(re.search(r"^gpu: *true\b", path.read_text(encoding="utf-8"), re.M))  # PyYAML may not be there yet
+
+
+def _gpu(wanted: bool) -> list[Finding]:
     if not shutil.which("nvidia-smi"):
         kind = "lack" if wanted else "note"
         return [(kind, "no NVIDIA GPU or driver", f"install driver {CUDA_DRIVER} or newer" if wanted else "PROFILE=cpu needs none")]
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    if done.returncode:
-        return [("lack", "nvidia-smi fails: " + done.stdout.strip().split("\n")[0], "reinstall the NVIDIA driver, then reboot")]
-    found: list[Finding] = []
-    for line in done.stdout.strip().splitlines():
-        name, memory, driver = (part.strip() for part in line.split(","))
-        new_enough = int(driver.split(".")[0]) >= CUDA_DRIVER
-        found.append(("ok" if new_enough else "lack", f"{name}, {int(memory) / 1000:.0f} GB, driver {driver}",
-                      "" if new_enough else f"the locked CUDA 13 needs driver {CUDA_DRIVER} or newer"))
-    return found
+    listed = _output(query)
+    if not listed:
+        return [("lack" if wanted else "note", "nvidia-smi fails", "reinstall the NVIDIA driver, then reboot")]
+    return [_card(line, wanted) for line in listed.strip().splitlines()]
+
+
+def _card(line: str, wanted: bool) -> Finding:
+    name, memory, driver = (part.strip() for part in line.rsplit(",", 2))
+    major = driver.partition(".")[0]
+    new_enough = major.isdigit() and int(major) >= CUDA_DRIVER
+    size = f"{int(memory) / 1024:.0f} GB" if memory.isdigit() else "memory shared with the processor"
+    return ("ok" if new_enough else "lack" if wanted else "note", f"{name}, {size}, driver {driver}",
+            "" if new_enough else f"the locked CUDA 13 needs driver {CUDA_DRIVER} or newer")
 
 
 def findings(profile: str) -> list[Finding]:
     """Examine this machine for a profile."""
+    gpu = _gpu(_needs_gpu(profile))
     return [_python(), _venv(), _tool("make", "make"), _tool("git", "git"), _disk(), _memory(), _processor(),
-            _engine(), *_gpu(profile)]
+            _engine(), *gpu]
 
 
 def report(profile: str, say: Callable[[str], None]) -> int:

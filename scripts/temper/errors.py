@@ -106,8 +106,11 @@ def main(run: Callable[[], int | None]) -> None:
     except OSError as error:
         import errno
 
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            remedy = "free some space or choose another place with BUILD=DIR, then run it again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+            remedy = "give a path that this user can read and write"
+        else:
             raise
-        print(f"error: {error}; free some space or choose another place with BUILD=DIR, then run it again",
-              file=sys.stderr)
+        print(f"error: {error}; {remedy}", file=sys.stderr)
         sys.exit(DiskError.code)

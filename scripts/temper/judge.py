@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 exec(compile(sys.stdin.read(), "answer", "exec"), {{"__name__": "answer"}})
+sys.__stdout__.write({passed!r})
 """
 
 
@@ -52,14 +54,15 @@ def passes(answer: str, tests: str) -> bool:
 
     The child starts without site packages, in an empty folder. Not covered: reading files, and the network.
     """
-    runner = _RUNNER.format(cpu=TEST_S, memory=TEST_BYTES)
+    passed = secrets.token_hex()  # an exit code of 0 would not do: an answer may call sys.exit()
+    runner = _RUNNER.format(cpu=TEST_S, memory=TEST_BYTES, passed=passed)
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run([sys.executable, "-I", "-S", "-c", runner], input=f"{code_of(answer)}\n{tests}\n",
                                   text=True, capture_output=True, cwd=empty, env={}, timeout=3 * TEST_S, check=False)
         except subprocess.TimeoutExpired:
             return False
-    return done.returncode == 0
+    return done.returncode == 0 and done.stdout.endswith(passed)
 
 
 def _numbers(text: str) -> list[Decimal]:
@@ -72,6 +75,12 @@ def _numbers(text: str) -> list[Decimal]:
     return found
 
 
+def _value(row: dict[str, Any]) -> str:
+    """Return the number a right answer states; "" when the row has none."""
+    text = str(row["columns"].get("value") or "").strip()
+    return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else ""
+
+
 def missing(answer: str, row: dict[str, Any]) -> list[str]:
     """Return what a right answer to `row` must hold and `answer` lacks; empty for a right answer."""
     columns = row["columns"]
@@ -79,7 +88,7 @@ def missing(answer: str, row: dict[str, Any]) -> list[str]:
         return [] if passes(answer, tests) else ["code that passes the row's unit tests"]
     if facts := [part.strip() for part in str(columns.get("facts") or "").split(";") if part.strip()]:
         return [fact for fact in facts if fold(fact) not in fold(answer)]
-    if value := str(columns.get("value") or ""):
+    if value := _value(row):
         return [] if Decimal(value) in _numbers(answer) else [f"{value} {columns.get('unit', '')}".strip()]
     return [] if fold(row["output"]) in fold(answer) else [row["output"]]
 
@@ -89,6 +98,6 @@ def expected(row: dict[str, Any]) -> str:
     columns = row["columns"]
     if columns.get("tests"):
         return "passes its unit tests"
-    if columns.get("value"):
-        return f"{columns['value']} {columns.get('unit', '')}".strip()
+    if value := _value(row):
+        return f"{value} {columns.get('unit', '')}".strip()
     return str(columns.get("facts") or row["output"]).replace(";", ", ")

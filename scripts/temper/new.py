@@ -83,6 +83,9 @@ def write(scenario: str, source: str, instruction: str, output: str) -> list[str
     if missing := [name for name in chosen if name not in columns]:
         raise DataError(f"{file}: there is no column {' and no '.join(missing)}",
                         f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL")
+    if chosen[0] == chosen[1]:
+        raise DataError(f"{file}: {chosen[0]!r} cannot be both the question and the answer",
+                        f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL")
     import json
 
     quoted = [json.dumps(name, ensure_ascii=False) for name in chosen]

@@ -51,7 +51,7 @@ def _compare(config: dict[str, Any], url: str, say: Callable[[str], None]) -> li
     checks, wrong = pipeline.folder(config) / "data" / "checks.jsonl", []
     rows = [judge.row_for(question, checks) for question in config["ask"]["show"]]
     with _base_server(config) as base:
-        before = [session.ask(config, base, _question(row)) for row in rows]
+        before = [session.ask(config, base, _question(row), 64) for row in rows]
     for row, untuned in zip(rows, before, strict=True):
         tuned = session.ask(config, url, _question(row))
         lacking = judge.missing(tuned, row)

@@ -230,6 +230,17 @@ def test_a_tokenizer_without_tokenizer_json_gets_one(root: Path, tmp_path: Path)
     assert made.encode(text).ids == AutoTokenizer.from_pretrained(root / "qwen2")(text)["input_ids"]
 
 
+def test_a_rotary_base_left_to_the_library_is_written_out(root: Path, tmp_path: Path) -> None:
+    """A config without rope_theta, as Llama 2's was, gets the value its class takes."""
+    base = shutil.copytree(root / "llama2", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    del config["rope_theta"]
+    (base / "config.json").write_text(json.dumps(config))
+    out = shutil.copytree(root / "llama2-merged", tmp_path / "out")
+    normalise.normalise(base, out)
+    assert json.loads((out / "config.json").read_text())["rope_theta"] == 10000.0
+
+
 def test_rotary_bases_by_layer_that_4_has_no_words_for_are_refused(root: Path, tmp_path: Path) -> None:
     """One rotary embedding per kind of layer, in transformers 5's form only, cannot be written for 4."""
     base = shutil.copytree(root / "llama-new", tmp_path / "base")
@@ -257,6 +268,26 @@ def test_dora_and_a_trained_output_layer_are_exported_by_llama_factory(root: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out", "peft"]
     for name in merged - {"model.safetensors"}:
         assert (tmp_path / "out" / name).read_bytes() == (root / "qwen3-merged" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_an_adapter_with_new_tokens_brings_its_vocabulary(root: Path, tmp_path: Path) -> None:
+    """Tokens added in training are in the merged tokenizer, and the configuration has as many rows as the weights."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(root / "qwen3", dtype="auto")
+    model.resize_token_embeddings(384, mean_resizing=False)
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    added = {"resize_vocab": True, "add_tokens": ",".join(f"<new{at}>" for at in range(70))}
+    result = make(root / "qwen3", tmp_path / "adapter", tmp_path / "out", template="qwen", arguments=added)
+    assert result["merged_tensors"] == 4  # q_proj of two layers, embeddings, output layer
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.get_input_embeddings().weight.shape[0] == merged.config.vocab_size == 384
+    assert "<new69>" in AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
 
 
 def test_what_needs_an_export_says_so_when_no_template_is_named(root: Path, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +290,32 @@ def test_an_unknown_dtype_is_refused(models: Path, tmp_path: Path) -> None:
     base = _base(models, "llama", False, "float32")
     with pytest.raises(UsageError, match="int3; choose auto, float32"):
         stream.merge(base, tiny_models.adapter(tmp_path / "adapter", base), tmp_path / "out", "int3")
+
+
+def test_the_command_line_merges_and_fails_in_one_line(models: Path, tmp_path: Path) -> None:
+    """`python -m temper.merge` says what it made; an adapter that does not fit is one line and exit code 5."""
+    base = tiny_models.tokenizer(shutil.copytree(_base(models, "llama", False, "bfloat16"), tmp_path / "base"))
+    adapter = tiny_models.adapter(tmp_path / "adapter", base)
+    argv = [sys.executable, "-m", "temper.merge", f"--base={base}", f"--adapter={adapter}", f"--out={tmp_path / 'out'}"]
+    env = {**os.environ, "PYTHONPATH": str(Path(stream.__file__).parents[2])}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "14 of 21 tensors changed, bfloat16" in done.stdout and "by streaming" in done.stdout
+    _broken(adapter / "adapter_model.safetensors", _renamed)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert done.returncode == 5 and done.stdout == ""
+    assert done.stderr.startswith("error: the adapter changes model.layers.7") and done.stderr.count("\n") == 1
+
+
+def test_memory_is_that_of_a_few_tensors_not_of_a_model(tmp_path: Path) -> None:
+    """Merging a model of 269 MB takes less than 60 MB above what importing PyTorch takes."""
+    from bench import merge as bench
+
+    bench.write_base(tmp_path / "base", bench.SMALL, 3)
+    bench.write_adapter(tmp_path / "adapter", bench.SMALL)
+    env = {**os.environ, "PYTHONPATH": str(Path(stream.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, "-m", "temper.merge", f"--base={tmp_path / 'base'}", f"--adapter={tmp_path / 'adapter'}"]
+    merging = bench.measured([*argv, f"--out={tmp_path / 'out'}"], env, tmp_path / "log")
+    bare = bench.measured([sys.executable, "-c", "import torch"], env, tmp_path / "log")
+    assert sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")) > 260e6
+    assert merging["peak"] - bare["peak"] < 60e6

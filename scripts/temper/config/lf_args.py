@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ OWNED = {
     "export_dir": "merge", "export_size": "merge.shard_gb", "default_system": "data.system",
     "logging_nan_inf_filter": "the train stage", "include_num_input_tokens_seen": "the train stage",
 }
+
+# Where LLaMA Factory itself fails only after the model has loaded, or trains nothing.
+POSITIVE = {"learning_rate", "num_train_epochs", "lora_rank", "lora_alpha", "cutoff_len", "per_device_train_batch_size",
+            "gradient_accumulation_steps", "max_samples"}
 
 
 def _package(name: str) -> Path:
@@ -89,19 +94,29 @@ def _wrong_type(value: Any, kind: Any) -> str:
         return ""
     accepted = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
-            return "must be " + {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[kind]
-    return ""
+        return "must be " + {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}[kind]
     return ""
 
 
-def problems(train: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (key, what is wrong and the remedy) for every bad key of a `train:` section."""
+def _wrong_value(key: str, value: Any) -> str:
+    if key == "finetuning_type" and value in ("full", "freeze"):
+        return "gives no adapter to merge; must be lora"
+    if key in POSITIVE and isinstance(value, int | float | str) and not float(value) > 0:
+        return "must be more than 0"
+    return ""
+
+
+def problems(train: dict[str, Any], owned: Mapping[str, str] = OWNED) -> list[tuple[str, str]]:
+    """Return (key, what is wrong and the remedy) for every bad key of a `train:` section.
+
+    Keys in `owned` are refused; a YAML that a person runs by hand owns none.
+    """
     arguments, found = known(), []
     for key, value in train.items():
-        if key in OWNED:
-            found.append((key, f"is set by Temper from {OWNED[key]}; remove it"))
+        if key in owned:
+            found.append((key, f"is set by Temper from {owned[key]}; remove it"))
         elif key not in arguments:
             found.append((key, f"unknown key; {_suggest(key, arguments)}"))
-        elif wrong := _wrong_type(value, arguments[key]):
+        elif wrong := _wrong_type(value, arguments[key]) or _wrong_value(key, value):
             found.append((key, f"{value!r}: {wrong}"))
     return found

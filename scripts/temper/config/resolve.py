@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,19 @@ def read(kind: str, name: str) -> tuple[Path, dict[str, Any]]:
 
 def parse_overrides(text: str) -> dict[str, Any]:
     """Turn "train.lora_rank=16 serve.port=8001" into {"train.lora_rank": 16, …}."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"SET: {text}: {str(error).lower()}", "close the quote") from None
     values = {}
-    for word in shlex.split(text):
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"SET: {word!r} is not key=value", "write for example SET='train.lora_rank=16'")
-        values[key] = yaml.safe_load(value) if value else None
+        try:
+            values[key] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            raise ConfigError(f"SET: {key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"…\"'") from None
     return values
 
 
@@ -71,6 +79,8 @@ def _put(tree: dict[str, Any], key: str, value: Any, origins: dict[str, str], or
 
 def _overlay(tree: dict[str, Any], values: dict[str, Any], origins: dict[str, str], origin: str, at: str = "") -> None:
     for key, value in values.items():
+        if not at and key in SECTIONS and value in (None, {}):
+            continue  # `train:` with every key commented out
         if isinstance(value, dict) and value:
             _overlay(tree, value, origins, origin, f"{at}{key}.")
         else:
@@ -141,25 +151,43 @@ def _layers(scenario: str, profile: str, model: str, overrides: str) -> tuple[di
     origins: dict[str, str] = {}
     _overlay(tree, {"train": TRAIN_DEFAULTS}, origins, "Temper's default")
     _overlay(tree, content, origins, str(path))
-    for values in ({key: getattr(overlay, key) for key in SECTIONS}, overlay.scenarios.get(scenario, {})):
-        _overlay(tree, {key: value for key, value in values.items() if value}, origins, str(profile_path))
     if overlay.model:
         _put(tree, "model", overlay.model, origins, str(profile_path))
-    for key, value in parse_overrides(overrides).items():
-        _put(tree, key, value, origins, "SET")
+    for values in ({key: getattr(overlay, key) for key in SECTIONS}, overlay.scenarios.get(scenario, {})):
+        _overlay(tree, values, origins, str(profile_path))
+    _overlay(tree, parse_overrides(overrides), origins, "SET")
     if model:
         _put(tree, "model", model, origins, "MODEL")
     return tree, origins, overlay
 
 
-def _train_problems(config: Scenario, spec: ModelSpec, profile: Profile) -> list[tuple[str, str]]:
-    found = lf_args.problems(config.train)
-    cutoff = config.train.get("cutoff_len")
-    if isinstance(cutoff, int) and cutoff > spec.context:
-        found.append(("cutoff_len", f"{cutoff} is more than {config.model}'s {spec.context} positions; lower it"))
-    if config.train.get("quantization_bit") and not profile.gpu:
+def _problems(tree: dict[str, Any], profile: Profile, where: Callable[[str], str]) -> list[Problem]:
+    """Return what the types do not show: bad keys of `train:`, a GPU that is not there, rows that are not there."""
+    train, data = tree.get("train"), tree.get("data")
+    found = lf_args.problems(train) if isinstance(train, dict) else []
+    if isinstance(train, dict) and train.get("quantization_bit") and not profile.gpu:
         found.append(("quantization_bit", "QLoRA needs a CUDA GPU; set it to null, or PROFILE=gpu-24g"))
-    return found
+    problems = [(where(f"train.{key}"), f"train.{key}", text) for key, text in found]
+    path = data.get("path") if isinstance(data, dict) else None
+    if isinstance(path, str) and not Path(path).is_file():
+        problems.append((where("data.path"), "data.path", f"{path}: no such file; give a path that exists"))
+    return problems
+
+
+def _base(tree: dict[str, Any], where: Callable[[str], str], found: list[Problem]) -> tuple[Path, ModelSpec] | None:
+    """Return the model file and what it says, with what it forbids added to `found`; None when no model is named."""
+    name, train = tree.get("model"), tree.get("train")
+    if not isinstance(name, str):
+        return None
+    try:
+        path, spec = load_model(name)
+    except ConfigError as error:
+        raise ConfigError("\n".join([*([str(report(found))] if found else []), str(error)])) from None
+    cutoff = train.get("cutoff_len") if isinstance(train, dict) else None
+    if isinstance(cutoff, int) and cutoff > spec.context:
+        text = f"{cutoff} is more than {name}'s {spec.context} positions; lower it"
+        found.append((where("train.cutoff_len"), "train.cutoff_len", text))
+    return path, spec
 
 
 def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -> dict[str, Any]:
@@ -175,22 +203,18 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
     def where(key: str) -> str:
         return origins.get(key) or next((v for k, v in origins.items() if k.startswith(f"{key}.")), str(file))
 
+    found: list[Problem] = []
+    sections: dict[str, Any] = {}
     try:
-        config = Scenario.model_validate(tree)
+        sections = Scenario.model_validate(tree).model_dump()
     except ValidationError as error:
         found = _typed_problems(error, Scenario, where)
-        train = tree.get("train")
-        if isinstance(train, dict):
-            found += [(where(f"train.{key}"), f"train.{key}", text) for key, text in lf_args.problems(train)]
-        raise report(found) from None
-    spec_path, spec = load_model(config.model)
-    found = [(where(f"train.{k}"), f"train.{k}", text) for k, text in _train_problems(config, spec, overlay)]
-    if not Path(config.data.path).exists():
-        found.append((where("data.path"), "data.path", f"{config.data.path}: no such file; give a path that exists"))
-    if found:
+    found += _problems(tree, overlay, where)
+    base = _base(tree, where, found)
+    if found or base is None:
         raise report(found)
-    sections = config.model_dump()
+    spec_path, spec = base
     files = [file, CONFIGS / "profiles" / f"{profile}.yaml", spec_path]
     return {"scenario": scenario, "profile": profile, "gpu": overlay.gpu, "gpu_memory_gb": overlay.gpu_memory_gb,
-            "model": {"name": config.model, **spec.model_dump()}, **{key: sections[key] for key in SECTIONS},
+            "model": {"name": sections["model"], **spec.model_dump()}, **{key: sections[key] for key in SECTIONS},
             "origins": origins, "files": [str(path) for path in files]}

@@ -45,25 +45,24 @@ def held_out(question: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") < share * 2**64
 
 
-def _check_columns(path: Path, fields: dict[str, Any], columns: dict[str, Any]) -> None:
-    missing = [f"{key} column {name!r}" for key, name in columns.items() if name and name not in fields]
-    if missing:
+def _check_columns(path: Path, there: dict[str, None], columns: dict[str, Any]) -> None:
+    missing = [f"{key} column {name!r}" for key, name in columns.items() if name and name not in there]
+    if there and missing:
         flags = "data.columns (--instruction_col, --output_col)"
         raise DataError(f"{path}: there is no {' and no '.join(missing)}",
-                        f"the columns are: {', '.join(map(str, fields))}; set {flags}")
+                        f"the columns are: {', '.join(there)}; set {flags}")
 
 
 def collect(path: Path, columns: dict[str, Any], encoding: str, system: str | None, eval_share: float) -> Account:
     """Read the rows of `path` and sort each into train, eval, duplicate or rejected; write nothing."""
-    account, seen, checked = Account(), set(), False
+    account, seen = Account(), set()
+    there: dict[str, None] = {}  # the columns of all rows: an object of JSON may leave some out
     for line, fields in read.rows(path, encoding):
         account.read += 1
         if isinstance(fields, str):
             account.rejected.append({"file": path.name, "line": line, "reason": fields})
             continue
-        if not checked:
-            _check_columns(path, fields, columns)
-            checked = True
+        there |= dict.fromkeys(fields)
         row, wrong = _convert(fields, columns, system)
         if wrong:
             account.rejected.append({"file": path.name, "line": line, "reason": wrong})
@@ -75,6 +74,7 @@ def collect(path: Path, columns: dict[str, Any], encoding: str, system: str | No
             split.append(row)
             rest = {k: v for k, v in fields.items() if k not in columns.values()}
             account.checks.append({**row, "split": "eval" if split is account.eval else "train", "columns": rest})
+    _check_columns(path, there, columns)
     return account
 
 
@@ -97,12 +97,17 @@ def _dataset_info() -> dict[str, Any]:
     return {name: {"file_name": f"{name}.jsonl", "columns": columns} for name in ("train", "eval")}
 
 
+def _line(row: dict[str, Any]) -> str:
+    """Return a row as one line, also for readers that take other characters than \\n for line ends."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+
+
 def write(account: Account, out: Path) -> None:
     """Write train.jsonl, eval.jsonl, checks.jsonl, rejected.jsonl, dataset_info.json and report.json."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("train", "eval", "checks", "rejected"):
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in getattr(account, name))
-        (out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (out / f"{name}.jsonl").write_text("".join(map(_line, getattr(account, name))), encoding="utf-8")
     counts = {"read": account.read, "train": len(account.train), "eval": len(account.eval),
               "duplicates": account.duplicates, "rejected": len(account.rejected)}
     for name, value in (("dataset_info.json", _dataset_info()), ("report.json", counts)):

@@ -20,16 +20,15 @@ def text_of(path: Path, encoding: str) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file", "give a CSV, TSV, JSON or JSONL file that exists")
     content = path.read_bytes()
-    if not content.strip():
-        raise DataError(f"{path}: the file is empty", "give a file with a header line and rows")
-    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     try:
-        text = content.decode("utf-8-sig" if utf8 else encoding)
-    except LookupError:
-        raise DataError(f"{path}: unknown encoding {encoding!r}", "use utf-8 or gb18030") from None
+        text = content.decode(encoding).removeprefix("\ufeff")  # a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not {encoding}",
                         _encoding_hint(content)) from None
+    except (LookupError, UnicodeError):
+        raise DataError(f"{path}: unknown encoding {encoding!r}", "use utf-8 or gb18030") from None
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty", "give a file with a header line and rows")
     if "\0" in text:
         raise DataError(f"{path}: holds NUL characters, so it is no text file", _encoding_hint(content))
     return text
@@ -47,10 +46,17 @@ def _encoding_hint(content: bytes) -> str:
     return "it looks like GBK; set data.encoding (--encoding) to gb18030"
 
 
+def _header(names: list[str], path: Path) -> list[str]:
+    header = [name.strip() for name in names]
+    if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
+        raise DataError(f"{path}: the column {twice[0]!r} comes twice", "give each column a name of its own")
+    return header
+
+
 def _table(text: str, path: Path, delimiter: str) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [name.strip() for name in next(reader)]
+        header = _header(next(values for values in reader if values), path)
     except (StopIteration, csv.Error) as error:
         raise DataError(f"{path}: no header line ({error})", "give the column names in the first line") from None
     while True:
@@ -60,7 +66,11 @@ def _table(text: str, path: Path, delimiter: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"not readable as CSV: {error}"
+            if "end of data" in str(error):  # it would swallow every row up to the end and count as one
+                raise DataError(f"{path}: a quote opened in the row of line {line} is never closed",
+                                "close it; a quote inside a field is written twice") from None
+            until = f" (up to line {reader.line_num})" if reader.line_num > line else ""
+            yield line, f"not readable as CSV: {error}{until}"
             continue
         if not values:
             continue
@@ -70,10 +80,20 @@ def _table(text: str, path: Path, delimiter: str) -> Iterator[Row]:
             yield line, dict(zip(header, values, strict=True))
 
 
+def _fields(item: Any) -> dict[str, Any] | str:
+    if not isinstance(item, dict):
+        return "not an object with fields"
+    try:
+        json.dumps(item, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half of a character (an unpaired surrogate)"
+    return item
+
+
 def _records(text: str, path: Path) -> Iterator[Row]:
     try:
         whole = json.loads(text) if text.lstrip().startswith("[") else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}", "correct the file") from None
     numbered = enumerate(whole, 1) if whole is not None else enumerate(text.split("\n"), 1)
     for line, item in numbered:
@@ -82,17 +102,18 @@ def _records(text: str, path: Path) -> Iterator[Row]:
                 continue
             try:
                 item = json.loads(item)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield line, f"not valid JSON: {error}"
                 continue
-        yield line, item if isinstance(item, dict) else "not an object with fields"
+        yield line, _fields(item)
 
 
 def rows(path: Path, encoding: str) -> Iterator[Row]:
     """Yield (line number, fields) for each row, or (line number, why it cannot be read)."""
-    text, kind = text_of(path, encoding), path.suffix.lower()
+    kind = path.suffix.lower()
+    if path.is_file() and kind not in (".csv", ".tsv", ".json", ".jsonl"):
+        raise DataError(f"{path}: unknown kind of file {kind!r}", "save it as .csv, .tsv, .json or .jsonl")
+    text = text_of(path, encoding)
     if kind in (".csv", ".tsv"):
         return _table(text, path, "\t" if kind == ".tsv" else ",")
-    if kind in (".json", ".jsonl"):
-        return _records(text, path)
-    raise DataError(f"{path}: unknown kind of file {kind!r}", "give .csv, .tsv, .json or .jsonl")
+    return _records(text, path)

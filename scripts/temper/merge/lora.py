@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+# What PEFT puts after a module's name: factors, whole copies, or the module's own parameter.
+PART = re.compile(r"\.(?:lora_\w+|modules_to_save|original_module|base_layer|weight|bias)(?:\.|$)")
 # Settings whose merge is more than W + scale * B A.
 BEYOND = {
     "use_dora": "DoRA",
@@ -68,7 +70,7 @@ def stored(adapter: Path) -> dict[str, shards.Tensor]:
 
 def targets(adapter: Path) -> list[str]:
     """Return the names of the modules the adapter changes."""
-    return sorted({name.removeprefix(PREFIX).split(".lora_")[0] for name in stored(adapter)})
+    return sorted({PART.split(name.removeprefix(PREFIX))[0] for name in stored(adapter)})
 
 
 def beyond(adapter: Path) -> str:

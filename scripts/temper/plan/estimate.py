@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,22 @@ def _shape_of(folder: Path) -> Shape | None:
         return None
 
 
+def _dataset_rows(arguments: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Yield each row's text, all columns of it: their names are the dataset's own."""
+    from temper.data import read
+
+    data = Path(arguments["dataset_dir"])
+    info = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
+    for name in arguments["dataset"].split(","):
+        for _, fields in read.rows(data / info[name.strip()]["file_name"], "utf-8"):
+            if isinstance(fields, dict):
+                yield {"instruction": " ".join(map(str, fields.values()))}
+
+
 def describe_run(arguments: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
     """Say what `train_model.py --config FILE` would do, from the YAML's own arguments."""
-    folder, data = Path(arguments["model_name_or_path"]), Path(arguments["dataset_dir"])
-    info = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
-    name = str(arguments.get("dataset", "train")).split(",")[0]
-    lines = (data / info[name]["file_name"]).read_text(encoding="utf-8").splitlines()
-    counts = token_counts(map(json.loads, lines), folder / "tokenizer.json")
+    folder = Path(arguments["model_name_or_path"])
+    counts = token_counts(_dataset_rows(arguments), folder / "tokenizer.json")
     cutoff = int(arguments.get("cutoff_len", 2048))
     found = [f"model   {folder}", f"rows    {len(counts)}, {sum(counts)} tokens, longest {max(counts, default=0)}"
              f" (cut at {cutoff})", f"steps   {steps(len(counts), arguments)}"]

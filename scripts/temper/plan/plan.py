@@ -46,8 +46,10 @@ def _rows(config: dict[str, Any]) -> list[dict[str, Any]]:
         return [json.loads(line) for line in made.read_text(encoding="utf-8").splitlines()]
     from temper.data import process
 
-    data = config["data"]
-    return process.collect(Path(data["path"]), data["columns"], data["encoding"], data["system"], data["eval_share"]).train
+    data, path = config["data"], Path(config["data"]["path"])
+    account = process.collect(path, data["columns"], data["encoding"], data["system"], data["eval_share"])
+    process.check(path, account, data["max_rejected"])
+    return account.train
 
 
 def needs(config: dict[str, Any]) -> list[str]:
@@ -58,7 +60,7 @@ def needs(config: dict[str, Any]) -> list[str]:
     train.setdefault("bf16", bool(machine.BF16_FLAGS & machine.cpu_flags()) if on_cpu else True)
     counts = estimate.token_counts(_rows(config), pipeline.base(config) / "tokenizer.json") or [1]
     around = 30  # tokens of the template around a question and its answer
-    longest = min(int(train["cutoff_len"]), max(counts) + around)
+    longest = min(int(train.get("cutoff_len", 2048)), max(counts) + around)
     used = estimate.steps(len(counts), train) * int(train.get("per_device_train_batch_size", 8))
     tokens = int(used * int(train.get("gradient_accumulation_steps", 1)) * (sum(counts) / len(counts) + around))
     memory = estimate.training_bytes(shape, train, model["parameters"], longest, on_cpu)

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import urllib.request
+from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,24 +142,39 @@ def _prove(record: Record, state_dir: Path, recorded: Record | None, argv: list[
             raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
         progress(f"serve   loading {record['folder']} … {time.monotonic() - started:.0f} s")
         time.sleep(0.1)
-    agreed = (
-        golden.replay(record["url"], recorded, _api_key(argv), say=lambda text: progress(f"serve   {text}"))
-        if recorded
-        else 0
-    )
+    agreed = 0
+    if recorded:
+        given = _options(argv)
+        agreed = golden.replay(
+            record["url"],
+            recorded,
+            _api_key(given),
+            dtype=_dtype(Path(record["folder"]), given),
+            say=lambda text: progress(f"serve   {text}"),
+        )
     if not _alive(record):
         raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
     _write(state_dir, record | {"ready": True})
     agreement = f": {agreed} golden prompts agree" if recorded else ""
-    progress.end(
-        f"serve   ready at {record['url']}{agreement} [{time.monotonic() - started:.1f} s]"
-    )
+    progress.end(f"serve   ready at {record['url']}{agreement} [{time.monotonic() - started:.1f} s]")
 
 
-def _api_key(argv: list[str]) -> str | None:
-    from temper.serve.__main__ import api_key, options
+def _options(argv: list[str]) -> Namespace:
+    from temper.serve.__main__ import options
 
-    return api_key(options(["--model-id", "", *argv]).api_key_file)
+    return options(["--model-id", "", *argv])
+
+
+def _api_key(given: Namespace) -> str | None:
+    from temper.serve.__main__ import api_key
+
+    return api_key(given.api_key_file)
+
+
+def _dtype(folder: Path, given: Namespace) -> str:
+    from temper.serve.load import chosen_dtype
+
+    return chosen_dtype(given.dtype, json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def _last_words(state_dir: Path) -> str:

@@ -1,6 +1,6 @@
 """Replay recorded prompts against a running server and compare the answers: any server with a chat endpoint.
 
-golden.json, written by the merge stage: {"max_new_tokens": N, "near_tie": logits, "prompts": [{"messages",
+golden.json, written by the merge stage: {"max_new_tokens": N, "near_tie": {dtype: logits}, "prompts": [{"messages",
 "prompt_ids", "completion_ids", "text", "margins"}]}; `text` is the completion without special tokens, and margins[i]
 the logit gap between first and second choice for completion token i.
 Covers the length of the prompt (the template and special tokens) and the greedy answer. Does not cover sampling.
@@ -39,14 +39,18 @@ def replay(
     golden: dict[str, Any],
     api_key: str | None = None,
     model: str = "tgi",
+    dtype: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Ask the server at `url` every recorded prompt and return how many; GateError names the first that differs."""
-    prompts = golden["prompts"]
+    """Ask the server at `url` every recorded prompt and return how many; GateError names the first that differs.
+
+    `dtype` is what the server computes in: how near a tie must be to be broken either way depends on it.
+    """
+    prompts, near_tie = golden["prompts"], golden.get("near_tie", {}).get(dtype, NEAR_TIE)
     for number, prompt in enumerate(prompts, 1):
         say(f"golden prompt {number} of {len(prompts)}")
         reply = _ask(url, prompt["messages"], golden["max_new_tokens"], api_key, model)
-        if problem := difference(prompt, reply, golden.get("near_tie", NEAR_TIE)):
+        if problem := difference(prompt, reply, near_tie):
             raise GateError(
                 f"golden prompt {number} ({_show(prompt['messages'][-1]['content'])}): {problem}",
                 "the server does not run the model as it was merged; run: make verify",

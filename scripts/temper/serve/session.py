@@ -62,8 +62,8 @@ def url(config: dict[str, Any]) -> str:
     return str(found["url"])
 
 
-def ask(config: dict[str, Any], at: str, question: str) -> str:
-    """Return the server's answer, through TGI's client, with the scenario's own settings."""
+def ask(config: dict[str, Any], at: str, question: str, longest: int | None = None) -> str:
+    """Return the server's answer through TGI's client, with the scenario's settings; at most `longest` tokens."""
     import os
 
     os.environ.pop("HF_HUB_OFFLINE", None)  # with it the client refuses even 127.0.0.1
@@ -76,7 +76,7 @@ def ask(config: dict[str, Any], at: str, question: str) -> str:
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
     try:
         answer = InferenceClient(base_url=at, api_key=key or "none", timeout=120).chat_completion(
-            messages, temperature=config["ask"]["temperature"], max_tokens=config["ask"]["max_new_tokens"]
+            messages, temperature=config["ask"]["temperature"], max_tokens=longest or config["ask"]["max_new_tokens"]
         )
     except (HfHubHTTPError, OSError) as error:
         raise ServeError(f"{at} did not answer: {error}", "see: make logs") from None

@@ -121,7 +121,8 @@ def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
 def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], seconds: float) -> None:
     """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest."""
     out = Path(arguments["output_dir"])
-    rows = curve.write(out / "trainer_state.json", into)
+    state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
+    rows = curve.write(state, into)
     totals = json.loads((out / "train_results.json").read_text(encoding="utf-8"))
     for name in ADAPTER:
         os.replace(out / name, into / name)
@@ -132,7 +133,7 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], secon
     shutil.rmtree(out)
     shutil.rmtree(into / "run.cache", ignore_errors=True)
     losses = [row["loss"] for row in rows if "loss" in row]
-    summary = f"{rows[-1]['step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
+    summary = f"{state['global_step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
               f"{'bf16' if arguments.get('bf16') else 'float32'}"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     figures = {"llamafactory_seconds": round(seconds, 1), "peak_bytes": peak, "steps_seconds": totals["train_runtime"],
