@@ -25,7 +25,7 @@ override BUILD := $(strip $(BUILD))
 override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))))
 
 VENV := .venv
-INSTALLED := $(VENV)/installed
+INSTALLED := $(VENV)/installed $(if $(filter gpu-% multi-%,$(PROFILE)),.venv-cuda/installed)
 STATE := $(BUILD)/$(SCENARIO)/$(PROFILE)/.state
 TEMPER := $(VENV)/bin/python -m temper
 export PYTHONPATH := scripts
@@ -44,22 +44,22 @@ quickstart: $(INSTALLED)  ## everything once, on a CPU with a small real model: 
 doctor:  ## what this machine lacks, and the command that mends it
 	@PYTHONPATH=scripts $(or $(wildcard $(VENV)/bin/python),python3) -m temper doctor $(ARGS)
 
-new: $(INSTALLED)  ## a scenario for your own file: SCENARIO=mine INPUT=my.csv INSTRUCTION_COL=question OUTPUT_COL=answer
+new: $(VENV)/installed  ## a scenario for your own file: SCENARIO=mine INPUT=my.csv INSTRUCTION_COL=question OUTPUT_COL=answer
 	@$(TEMPER) new $(ARGS) --input '$(INPUT)' --instruction_col '$(INSTRUCTION_COL)' --output_col '$(OUTPUT_COL)'
 
-plan: $(INSTALLED)  ## what would run and why, and what it needs; runs nothing
+plan: $(VENV)/installed  ## what would run and why, and what it needs; runs nothing
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
 .PHONY: install model data train merge verify
-install: $(INSTALLED)  ## the Python environment in .venv, from a hash-locked list
+install: $(INSTALLED)  ## the Python environment in .venv, from a hash-locked list; GPU profiles: .venv-cuda too
 
 model: $(STATE)/model.done  ## the base model, fetched and checked
 data: $(STATE)/data.done    ## the rows, checked and split
 train: $(STATE)/train.done  ## an adapter, by LLaMA Factory
 merge: $(STATE)/merge.done  ## the merged model, past the gate
 
-verify: $(INSTALLED)  ## hash every result again and compare with its manifest
+verify: $(VENV)/installed  ## hash every result again and compare with its manifest
 	@$(TEMPER) verify $(ARGS)
 
 ##@ Use it
@@ -67,16 +67,16 @@ verify: $(INSTALLED)  ## hash every result again and compare with its manifest
 serve: $(STATE)/merge.done  ## an HTTP endpoint with TGI's API, on loopback, ready once the golden answers agree
 	@$(TEMPER) serve $(ARGS)
 
-ask: $(INSTALLED)  ## ask the running server: make ask Q='How long is the return window?'
+ask: $(VENV)/installed  ## ask the running server: make ask Q='How long is the return window?'
 	@$(TEMPER) ask $(ARGS) --question '$(subst ','\'',$(Q))'
 
-stop: $(INSTALLED)  ## stop the server
+stop: $(VENV)/installed  ## stop the server
 	@$(TEMPER) stop $(ARGS)
 
-logs: $(INSTALLED)  ## the server's log
+logs: $(VENV)/installed  ## the server's log
 	@$(TEMPER) logs $(ARGS)
 
-status: $(INSTALLED)  ## what is made, and whether the server runs
+status: $(VENV)/installed  ## what is made, and whether the server runs
 	@$(TEMPER) status $(ARGS)
 
 ##@ Work on Temper
@@ -90,23 +90,25 @@ check: $(VENV)/installed-dev  ## format, lint and type check
 lock:  ## resolve every pin anew and show what moved
 	@scripts/lock.sh
 
-bench-train: $(INSTALLED)  ## tokens per CPU second against LLaMA Factory's defaults
+bench-train: $(VENV)/installed  ## tokens per CPU second against LLaMA Factory's defaults
 	@$(VENV)/bin/python scripts/bench/train.py $(BENCH)
 
-bench-merge: $(INSTALLED)  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
+bench-merge: $(VENV)/installed  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
 	@$(VENV)/bin/python scripts/bench/merge.py $(BENCH)
 
-bench-graph: $(INSTALLED)  ## a make with nothing to do against DVC and Snakemake
+bench-graph: $(VENV)/installed  ## a make with nothing to do against DVC and Snakemake
 	@$(VENV)/bin/python scripts/bench/graph.py $(BENCH)
 
 clean:  ## delete what was made for SCENARIO and PROFILE; ALL=1: everything, .venv too
 	@$(if $(wildcard $(VENV)/bin/python),$(TEMPER) clean $(ARGS),rm -rf '$(BUILD)/$(SCENARIO)/$(PROFILE)')
-	@$(if $(ALL),rm -rf '$(BUILD)' $(VENV))
+	@$(if $(ALL),rm -rf '$(BUILD)' $(VENV) .venv-cuda)
 
 # The environment. The lock's digest stands in the file, so a changed lock installs and an untouched one does not.
-$(INSTALLED): docker/locks/cpu.txt scripts/llamafactory/install_llamafactory.sh
-	@if sha256sum --status -c $@ 2>/dev/null; then touch $@; else bash scripts/llamafactory/install_llamafactory.sh; fi
-$(VENV)/installed-dev: docker/locks/dev.txt $(INSTALLED)
+$(VENV)/installed: docker/locks/cpu.txt scripts/llamafactory/install_llamafactory.sh
+	@sha256sum --status -c $@ 2>/dev/null && touch $@ || bash scripts/llamafactory/install_llamafactory.sh
+.venv-cuda/installed: docker/locks/cuda.txt scripts/llamafactory/install_llamafactory.sh
+	@sha256sum --status -c $@ 2>/dev/null && touch $@ || bash scripts/llamafactory/install_llamafactory.sh --cuda
+$(VENV)/installed-dev: docker/locks/dev.txt $(VENV)/installed
 	@bash scripts/llamafactory/install_llamafactory.sh --dev
 
 # The graph. A stage's .paths names what it reads and has written, its .list holds their ctime, size and inode as they

@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Make .venv with LLaMA Factory from a hash-locked list.
+# Make .venv with LLaMA Factory from a hash-locked list, or .venv-cuda for GPU profiles (not yet run on a GPU).
 # pip's own configuration decides where packages come from: indexes, find-links, proxies, certificates.
 # Settings: PYTHON (default python3), TORCH_INDEX (used only when none of pip's own sources has the locked torch).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PYTHON=${PYTHON:-python3}
 TORCH_INDEX=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
-VENV=.venv
+VENV=.venv LOCK=docker/locks/cpu.txt SIZE=0.6
+if [[ ${1:-} == --cuda ]]; then VENV=.venv-cuda LOCK=docker/locks/cuda.txt SIZE=4; fi
 
 fail() { echo "error: $1; $2" >&2; exit 11; }
 
 usage() { cat <<'TEXT'
-usage: bash scripts/llamafactory/install_llamafactory.sh [--dev]
+usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --cuda]
 Makes .venv from docker/locks/cpu.txt; pip's own configuration decides where packages come from.
   --dev   also what `make test` and `make check` need
+  --cuda  .venv-cuda from docker/locks/cuda.txt, for profiles that need a GPU
 TEXT
 }
 
 # Install a lock into .venv: pip checks every hash and resolves nothing.
 install_lock() {
   local extra=()
-  if grep -q '^torch==' "$1" && ! has_torch "$1"; then
+  if grep -q '^torch==.*+cpu' "$1" && ! has_torch "$1"; then
     extra=(--extra-index-url "$TORCH_INDEX")
     echo "install torch from $TORCH_INDEX: none of pip's own sources has it"
   fi
@@ -47,22 +49,22 @@ check_python() {
 
 make_environment() {
   [[ -x $VENV/bin/python ]] && "$VENV/bin/python" -c '' 2>/dev/null || { rm -rf "$VENV"; "$PYTHON" -m venv "$VENV"; }
-  install_lock docker/locks/cpu.txt
-  # LLaMA Factory imports torchaudio when it starts; scripts/shims has a stand-in for text-only work.
+  install_lock "$LOCK"
+  # LLaMA Factory imports torchaudio when it starts; scripts/shims has a stand-in for text-only work on a CPU.
   local site; site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  echo "$PWD/scripts/shims" >"$site/temper-shims.pth"
-  sha256sum docker/locks/cpu.txt >"$VENV/installed"
+  if [[ $VENV == .venv ]]; then echo "$PWD/scripts/shims" >"$site/temper-shims.pth"; fi
+  sha256sum "$LOCK" >"$VENV/installed"
 }
 
 case $* in
-  "" | --dev) ;;
+  "" | --dev | --cuda) ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: unknown option $*; see bash scripts/llamafactory/install_llamafactory.sh --help" >&2; exit 2 ;;
 esac
 check_python
 started=$SECONDS
 if [[ ! -f $VENV/installed ]] || ! sha256sum --status -c "$VENV/installed" 2>/dev/null; then
-  echo "install $VENV from docker/locks/cpu.txt (about 0.6 GB to download)"
+  echo "install $VENV from $LOCK (about $SIZE GB to download)"
   make_environment
 fi
 touch "$VENV/installed"

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from temper import child
-from temper.errors import TemperError
+from temper.errors import MachineError, TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
 from temper.stage import Stage
 
 ORDER = ("model", "data", "train", "merge")
 FRONT_DOORS = Path("scripts/llamafactory")
+CUDA_PYTHON = Path(".venv-cuda/bin/python")
 
 
 class ChildFailed(TemperError):
@@ -40,8 +41,18 @@ def base(config: dict[str, Any]) -> Path:
     return BUILD / "models" / config["model"]["name"]
 
 
-def _program(name: str, *arguments: str) -> None:
-    code = child.run([sys.executable, str(FRONT_DOORS / name), *arguments], child.environment())
+def _python(config: dict[str, Any]) -> str:
+    """Return the interpreter that stage bodies run in: this one, or the CUDA environment's for a GPU profile."""
+    if not config["gpu"]:
+        return sys.executable
+    if not CUDA_PYTHON.exists():
+        raise MachineError(f"profile {config['profile']} needs the CUDA environment",
+                           f"run: make install PROFILE={config['profile']}")
+    return str(CUDA_PYTHON)
+
+
+def _program(config: dict[str, Any], name: str, *arguments: str) -> None:
+    code = child.run([_python(config), str(FRONT_DOORS / name), *arguments], child.environment())
     if code:
         raise ChildFailed(code if code > 0 else 128 - code)
 
@@ -72,7 +83,7 @@ def _data(config: dict[str, Any]) -> Stage:
 
         columns = {f"--{key}_col={name}" for key, name in data["columns"].items() if name}
         rest = {f"--system={data['system']}"} if data["system"] else set()
-        _program("data_processor.py", "--quiet", f"--input={source}", f"--output={work}", *sorted(columns | rest),
+        _program(config, "data_processor.py", "--quiet", f"--input={source}", f"--output={work}", *sorted(columns | rest),
                  f"--encoding={data['encoding']}", f"--eval_share={data['eval_share']}",
                  f"--max_rejected={data['max_rejected']}")
         return {"summary": process.summary(work)}
@@ -91,7 +102,7 @@ def _train(config: dict[str, Any]) -> Stage:
 
         arguments = settings.resolved(config, base(config), here / "data", work)
         settings.write(arguments, work / "run.config.yaml", "what the stage asked for")
-        _program("train_model.py", "--quiet", f"--config={work / 'run.config.yaml'}")
+        _program(config, "train_model.py", "--quiet", f"--config={work / 'run.config.yaml'}")
         result = dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
         if tokens := result["run"]["tokens"]:
             estimate.remember(config["model"]["name"], tokens / result["run"]["steps_seconds"])
@@ -113,7 +124,7 @@ def _merge(config: dict[str, Any]) -> Stage:
                      f"--output={work}", f"--template={model['template']}", f"--dtype={merge['dtype']}",
                      f"--shard_gb={merge['shard_gb']}", f"--chat_template={merge['chat_template']}"]
         arguments += [f"--end_token={model['end_token']}", *([] if model["tgi"] else ["--no_tgi"])]
-        _program("merge_model.py", *arguments)
+        _program(config, "merge_model.py", *arguments)
         return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
 
     section = {**merge, "template": model["template"], "end_token": model["end_token"],

@@ -13,6 +13,7 @@ from config_site import ROOT, Site
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Work in a fresh folder with the shipped configuration."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "data").symlink_to(ROOT / "data")
     (tmp_path / "rows.csv").write_text("question,answer\nq,a\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return Site(tmp_path)

@@ -18,7 +18,8 @@ def test_all_problems_come_in_one_report(site: Site) -> None:
         "  eval_share: 2\n"
         "train: {lrate: 0.001, lora_rank: many, cutoff_len: 9000, template: qwen}\n"
         "serve: {port: 99999}\n"
-        "ask: {temprature: 0}\n"
+        "ask: {temprature: 0}\n",
+        profile="gpu-24g",
     ).splitlines()
     assert report[0] == f"{MINE}: 8 problems"
     assert sorted(line.split(":")[0].strip() for line in report[1:]) == [
@@ -69,9 +70,9 @@ def test_an_unknown_model_does_not_hide_other_problems(site: Site) -> None:
         ("train: {lr: 1}\n", "train.lr", "train.learning_rate"),
         ("train: {epochs: 1}\n", "train.epochs", "train.num_train_epochs"),
         ("train: {batch_size: 1}\n", "train.batch_size", "train.per_device_train_batch_size"),
-        ("train: {max_length: 1}\n", "train.max_length", "train.cutoff_len"),
+        ("train: {max_len: 1}\n", "train.max_len", "train.cutoff_len"),
         ("train: {lora_target_modules: all}\n", "train.lora_target_modules", "train.lora_target"),
-        ("train: {gradient_accumulation_step: 1}\n", "train.gradient_accumulation_step", "train.gradient_accumulation_steps"),
+        ("train: {warm_up_ratio: 1}\n", "train.warm_up_ratio", "train.warmup_ratio"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_gets_a_suggestion(site: Site, more: str, key: str, suggestion: str) -> None:
@@ -104,7 +105,8 @@ def test_a_key_like_no_other_names_what_there_is(site: Site) -> None:
 )
 def test_a_value_of_the_wrong_type_is_refused(site: Site, more: str, line: str) -> None:
     """The report says which value was given and what it must be."""
-    assert f"  {line}" in site.refusal(more)
+    site.write("profiles", "small", "# says nothing of rank and rate\ntrain: {seed: 1}\nserve: {host: 127.0.0.1}\n")
+    assert f"  {line}" in site.refusal(more, profile="small")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`python -m temper` with small stage bodies: what Make calls in these tests in place of training and merging.
 
-The guard, the lock, the work folder, publishing and the manifest are the real ones, and so is the whole data stage.
+The guard, the lock, the work folder, publishing and the manifest are the real ones, and so is the data stage, unless
+STUB_DATA is set.
 A body here writes a few files derived from every file and key it reads, so that a changed input changes the output.
 Variables: STUB_LOG, a file that gets the name of each stage whose body runs; STUB_SECONDS, how long a body takes;
 STUB_KB, how large its large files are; STUB_KILL_AT, the change to the file system, counted from 1, before which the
@@ -71,6 +72,18 @@ def _model(config: dict[str, Any]) -> Body:
     return run
 
 
+def _data(config: dict[str, Any]) -> Body:
+    source = Path(config["data"]["path"])
+
+    def run(work: Path) -> dict[str, Any]:
+        with open(source, "rb") as file:
+            _write(work / "train.jsonl", file.read(1000), _value(config["data"]["columns"]))
+        (work / "dataset_info.json").write_text("{}")
+        return {"summary": "processed"}
+
+    return run
+
+
 def _train(config: dict[str, Any]) -> Body:
     here, base = pipeline.folder(config), pipeline.base(config)
     own = {key: value for key, value in config["train"].items() if key != "logging_steps"}  # says how often, not what
@@ -98,7 +111,7 @@ def _merge(config: dict[str, Any]) -> Body:
     return run
 
 
-BODIES = {"model": _model, "train": _train, "merge": _merge}
+BODIES = {"model": _model, "train": _train, "merge": _merge} | ({"data": _data} if "STUB_DATA" in os.environ else {})
 
 
 def stage(name: str, config: dict[str, Any]) -> Stage:

@@ -148,3 +148,23 @@ def test_an_untrained_model_fails_the_command(made: Made) -> None:
     finally:
         run("stop", f"BUILD={build}")
         shutil.rmtree(ROOT / build, ignore_errors=True)
+
+
+def test_a_new_scenario_from_ones_own_file_just_serves(made: Made, tmp_path: Path) -> None:
+    """`make new` for a file outside the repository, then `make serve`, then `make ask` answers from that file."""
+    rows = tmp_path / "my questions.csv"
+    colours = ("red", "green", "blue", "violet", "amber", "black")
+    lines = [f'What colour is door {n}?,"Door {n} is painted {colour}, as the plan says."' for n, colour in enumerate(colours)]
+    rows.write_text("\n".join(["question,answer", *lines]) + "\n", encoding="utf-8")
+    scenario, port = "doors-of-a-test", free_port()
+    words = (f"SCENARIO={scenario}", f"PORT={port}", "SET=data.eval_share=0 train.num_train_epochs=12")
+    try:
+        new = run("new", f"SCENARIO={scenario}", f"INPUT={rows}", "INSTRUCTION_COL=question", "OUTPUT_COL=answer")
+        assert new.returncode == 0, new.stderr
+        served = run("serve", *words)
+        assert served.returncode == 0, served.stdout[-2000:] + served.stderr[-2000:]
+        asked = run("ask", *words, "Q=What colour is door 3?")
+        assert "violet" in asked.stdout
+    finally:
+        run("clean", *words)
+        (ROOT / "configs/scenarios" / f"{scenario}.yaml").unlink(missing_ok=True)

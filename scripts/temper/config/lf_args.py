@@ -70,7 +70,8 @@ def known() -> dict[str, Any]:
 # What people write from memory for the arguments used most.
 COMMON = {"learning_rate": ("lr", "lrate"), "num_train_epochs": ("epochs", "epoch", "num_epochs"), "lora_rank": ("rank", "r"),
           "per_device_train_batch_size": ("batch_size", "bs", "train_batch_size"), "cutoff_len": ("max_length", "max_len"),
-          "gradient_accumulation_steps": ("accumulation", "grad_accum"), "lora_alpha": ("alpha",), "bf16": ("dtype",)}
+          "gradient_accumulation_steps": ("accumulation", "grad_accum"), "lora_alpha": ("alpha",), "bf16": ("dtype",),
+          "lora_target": ("target_modules", "lora_target_modules")}
 
 
 def _suggest(key: str, arguments: dict[str, Any]) -> str:

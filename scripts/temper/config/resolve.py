@@ -71,9 +71,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
 def _put(tree: dict[str, Any], key: str, value: Any, origins: dict[str, str], origin: str) -> None:
     *above, last = key.split(".")
     for part in above:
-        inner = tree.get(part)
-        tree[part] = inner if isinstance(inner, dict) else {}
-        tree = tree[part]
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            return  # such as `train: [lora]` with keys of a profile over it: its type is reported, not covered up
     tree[last], origins[key] = value, origin
 
 
