@@ -235,7 +235,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def compare(root: Path, shard_gb: int, repeat: int) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Run each way `repeat` times; return the run with the least CPU time, and every tensor that differs from PEFT's."""
+    """Return each way's run with the least CPU time of `repeat`, and every tensor that differs from PEFT's."""
     scripts = str(Path(__file__).resolve().parents[1])
     env = export.environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([scripts, env["PYTHONPATH"]])

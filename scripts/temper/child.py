@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess  # a stage that finds itself current needs neither this nor ctypes
 
 PR_SET_PDEATHSIG = 1
 
@@ -24,19 +27,20 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **QUIET, **extra}
 
 
-def _die_with(parent: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with(parent: int, libc: Any) -> None:
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
 
 
 def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
     """Start `argv`; it is killed when this process dies. Its output goes to `log`, else where ours goes."""
+    import ctypes
+    import subprocess
+
     out = open(log, "ab") if log else None
     try:
-        return subprocess.Popen(argv, env=env, preexec_fn=partial(_die_with, os.getpid()), stdout=out,
+        return subprocess.Popen(argv, env=env, preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)), stdout=out,
                                 stderr=subprocess.STDOUT if out else None)
     finally:
         if out:
@@ -48,12 +52,14 @@ def run(argv: list[str], env: dict[str, str], log: Path | None = None, watch: Ca
 
     `watch` is called twice a second; what it raises stops the child first. So does Ctrl-C.
     """
+    from subprocess import TimeoutExpired
+
     process = start(argv, env, log)
     try:
         while True:
             try:
                 return process.wait(0.5)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 if watch:
                     watch()
     except BaseException:
@@ -63,9 +69,11 @@ def run(argv: list[str], env: dict[str, str], log: Path | None = None, watch: Ca
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 10) -> None:
     """Ask `process` to end, and kill it after `grace_s` seconds."""
+    from subprocess import TimeoutExpired
+
     process.terminate()
     try:
         process.wait(grace_s)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         process.kill()
         process.wait()

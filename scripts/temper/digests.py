@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -29,11 +28,15 @@ def stamp(path: Path | str) -> str:
 
 def of_bytes(content: bytes) -> str:
     """Return the sha256 of `content` as 64 hex digits."""
+    import hashlib  # 3 ms, which a stage that finds all digests remembered need not spend
+
     return hashlib.sha256(content).hexdigest()
 
 
 def read(path: Path | str) -> str:
     """Return the sha256 of the file's bytes, read now."""
+    import hashlib
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

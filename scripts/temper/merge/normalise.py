@@ -1,6 +1,6 @@
 """Write configuration and tokenizer so that transformers 4.51 (inside TGI 3.3.7) and 5 read the same model.
 
-Both start from the base's own files: a save_pretrained of either library loses what the other needs (docs/log.md).
+Both start from the base's own files: a save_pretrained of either library loses what the other needs.
 transformers 5 moves rope_theta and rope_scaling into rope_parameters, where 4 does not look and takes 10000 without a
 word; it names tokenizer classes that 4 does not have; both of late keep the chat template in a file TGI never reads.
 """
