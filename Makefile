@@ -31,7 +31,8 @@ TEMPER := $(VENV)/bin/python -m temper
 export PYTHONPATH := scripts
 export TEMPER_BUILD := $(BUILD)
 export WAIT := $(strip $(WAIT))
-ARGS = --scenario '$(SCENARIO)' --profile '$(PROFILE)' --model '$(MODEL)' --set '$(SET)'
+quoted = '$(subst ','\'',$1)'
+ARGS = --scenario $(call quoted,$(SCENARIO)) --profile $(call quoted,$(PROFILE)) --model $(call quoted,$(MODEL)) --set $(call quoted,$(SET))
 
 ##@ Start here
 .PHONY: help quickstart doctor new plan
@@ -45,7 +46,8 @@ doctor:  ## what this machine lacks, and the command that mends it
 	@PYTHONPATH=scripts $(or $(wildcard $(VENV)/bin/python),python3) -m temper doctor $(ARGS)
 
 new: $(VENV)/installed  ## a scenario for your own file: SCENARIO=mine INPUT=my.csv INSTRUCTION_COL=question OUTPUT_COL=answer
-	@$(TEMPER) new $(ARGS) --input '$(INPUT)' --instruction_col '$(INSTRUCTION_COL)' --output_col '$(OUTPUT_COL)'
+	@$(TEMPER) new $(ARGS) --input $(call quoted,$(INPUT)) \
+	  --instruction_col $(call quoted,$(INSTRUCTION_COL)) --output_col $(call quoted,$(OUTPUT_COL))
 
 plan: $(VENV)/installed  ## what would run and why, and what it needs; runs nothing
 	@$(TEMPER) plan $(ARGS)
@@ -68,7 +70,7 @@ serve: $(STATE)/merge.done  ## an HTTP endpoint with TGI's API, on loopback, rea
 	@$(TEMPER) serve $(ARGS)
 
 ask: $(VENV)/installed  ## ask the running server: make ask Q='How long is the return window?'
-	@$(TEMPER) ask $(ARGS) --question '$(subst ','\'',$(Q))'
+	@$(TEMPER) ask $(ARGS) --question $(call quoted,$(Q))
 
 stop: $(VENV)/installed  ## stop the server
 	@$(TEMPER) stop $(ARGS)
@@ -116,8 +118,8 @@ $(VENV)/installed-dev: docker/locks/dev.txt $(VENV)/installed
 # then compares digests, and runs its body only if they differ. docs/decisions/0001 says why not mtimes alone.
 STAGES := model data train merge
 .PHONY: FORCE
-$(STAGES:%=$(STATE)/%.list) &: FORCE
-	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(STATE)' stages=($(STAGES)) \
+$(STAGES:%=$(STATE)/%.list) &: FORCE | $(INSTALLED)
+	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(STATE)' stages=($(STAGES)) look=($(TEMPER) look $(ARGS)) \
 	  asked='$(subst ','\'',$(RUNTIME) $(MODEL) $(SET))'; . scripts/stale.sh
 
 define stage  # $1: the stage, $2: the stages before it

@@ -38,10 +38,11 @@ add_torch_hashes() {
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 cp "$LOCKS"/*.txt "$before/"
-for name in ${*:-cpu cuda dev bench}; do
+for name in ${*:-cpu cuda dev bench test-tf451 test-tf5}; do
   case $name in
     cpu) resolve cpu --override "$LOCKS/absent.txt" ${UPGRADE:+--upgrade}; add_torch_hashes ;;
     dev) resolve dev --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade} ;;
+    test-*) resolve "$name" --no-deps ${UPGRADE:+--upgrade} ;;
     *) resolve "$name" ${UPGRADE:+--upgrade} ;;
   esac
   diff <(grep -E '^[a-z]' "$before/$name.txt" 2>/dev/null) <(grep -E '^[a-z]' "$LOCKS/$name.txt") |

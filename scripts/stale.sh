@@ -1,5 +1,6 @@
 # Read by the Makefile's shell: note what was asked for, and delete the list of each stage that has to look again.
-# In: scenario, profile, state (the folder of what Make watches), asked (RUNTIME, MODEL, SET), stages (an array).
+# In: scenario, profile, state (the folder of what Make watches), asked (RUNTIME, MODEL, SET), and two arrays:
+# stages, and look, the command that renews the lists of the stages whose files have the same bytes as before.
 # With nothing changed this starts one process, stat; a process for each stage would double the cost of a make.
 # shellcheck shell=bash disable=SC2154
 for file in "configs/scenarios/$scenario.yaml" "configs/profiles/$profile.yaml"; do
@@ -42,4 +43,6 @@ if ! current "${stages[@]}"; then
   for stage in "${stages[@]}"; do
     [[ ! -e $state/$stage.list ]] || rm -f "$state/$stage.list" || cannot_write
   done
+  # One Python for all stages, where Make would start one for each; pointless where nothing was made yet.
+  if [[ -f $state/${stages[0]}.paths ]]; then "${look[@]}"; fi
 fi

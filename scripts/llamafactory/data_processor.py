@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from temper import errors  # noqa: E402
-from temper.data import process  # noqa: E402
+from temper import errors
+from temper.data import process
 
 
 def share(text: str) -> float:
@@ -40,10 +40,15 @@ def options() -> argparse.Namespace:
 def run() -> int:
     """Process the rows and say what became of them."""
     given = options()
-    columns = {"instruction": given.instruction_col, "output": given.output_col,
-               "input": given.input_col, "system": given.system_col}
-    account = process.process(given.input, given.output, columns, given.encoding, given.system,
-                              given.eval_share, given.max_rejected)
+    columns = {
+        "instruction": given.instruction_col,
+        "output": given.output_col,
+        "input": given.input_col,
+        "system": given.system_col,
+    }
+    account = process.process(
+        given.input, given.output, columns, given.encoding, given.system, given.eval_share, given.max_rejected
+    )
     if not given.quiet:
         print(f"{account}\nwritten to {given.output}")
     return 0

@@ -13,9 +13,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from temper import errors, reexec  # noqa: E402
-from temper.train import machine  # noqa: E402
+from temper import errors, reexec
+from temper.train import machine
 
+VOCABULARY = ("resize_vocab", "add_tokens", "add_special_tokens", "new_special_tokens")  # what an export must know too
 GOLDEN_FROM_DATA = 4  # golden prompts taken from the training rows, besides the fixed ones
 
 
@@ -29,8 +30,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--train_args", type=Path, metavar="FILE", help="YAML the adapter was trained with")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--shard_gb", type=float, default=5.0, help="largest weight file, GB (10^9 bytes)")
-    parser.add_argument("--chat_template", default="base", choices=("base", "trained"),
-                        help="trained: written from LLaMA Factory's template")
+    parser.add_argument(
+        "--chat_template",
+        default="base",
+        choices=("base", "trained"),
+        help="trained: written from LLaMA Factory's template",
+    )
     parser.add_argument("--end_token", help="the token that ends an answer")
     parser.add_argument("--no_tgi", action="store_true", help="the model will not be served by TGI")
     return parser.parse_args()
@@ -55,8 +60,16 @@ def merge(given: argparse.Namespace, train_args: dict[str, Any]) -> tuple[dict[s
     from temper.merge import make, parity
 
     started = time.time()
-    done = make(given.base, given.adapter, given.output, template=given.template, dtype=given.dtype,
-                max_shard_bytes=int(given.shard_gb * 10**9), end_token=given.end_token)
+    done = make(
+        given.base,
+        given.adapter,
+        given.output,
+        template=given.template,
+        dtype=given.dtype,
+        max_shard_bytes=int(given.shard_gb * 10**9),
+        end_token=given.end_token,
+        arguments={key: train_args[key] for key in VOCABULARY if key in train_args},
+    )
     if given.chat_template == "trained":
         parity.write_trained_template(given.output, given.template, train_args)
     return done, time.time() - started
@@ -67,8 +80,9 @@ def run() -> int:
     given = options()
     reexec.into_environment()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.update({name: value for name, value in machine.thread_environment(machine.threads()).items()
-                       if name not in os.environ})
+    os.environ.update(
+        {name: value for name, value in machine.thread_environment(machine.threads()).items() if name not in os.environ}
+    )
     import yaml
 
     from temper.merge import gate, golden
@@ -76,17 +90,27 @@ def run() -> int:
     train_args = yaml.safe_load(given.train_args.read_text(encoding="utf-8")) if given.train_args else {}
     done, seconds = merge(given, train_args)
     how = f"llamafactory-cli export, because {done['why']}" if done["why"] else "streaming"
-    print(f"merge   {done['merged_tensors']} of {done['tensors']} tensors changed, {done['dtype']}, by {how} [{seconds:.1f} s]",
-          flush=True)
-    report, answers = gate.examine(given.base, given.adapter, given.output, given.template, given.end_token, train_args,
-                                   prompts=conversations(given.data), tgi=not given.no_tgi,
-                                   say=lambda text: print(text, flush=True))
+    changed = f"{done['merged_tensors']} of {done['tensors']} tensors changed"
+    print(f"merge   {changed}, {done['dtype']}, by {how} [{seconds:.1f} s]", flush=True)
+    report, answers = gate.examine(
+        given.base,
+        given.adapter,
+        given.output,
+        given.template,
+        given.end_token,
+        train_args,
+        prompts=conversations(given.data),
+        tgi=not given.no_tgi,
+        say=lambda text: print(text, flush=True),
+    )
     gate.write(given.output / "gate.json", report)
     if not report["ok"] or answers is None:
         raise gate.refusal(given.output, report)
     gate.write(given.output / golden.FILE, answers)
-    figures = {"summary": f"{done['merged_tensors']} tensors merged, {len(report['checks'])} checks of the gate passed",
-               "run": {"merge_seconds": round(seconds, 2)}}
+    figures = {
+        "summary": f"{done['merged_tensors']} tensors merged, {len(report['checks'])} checks of the gate passed",
+        "run": {"merge_seconds": round(seconds, 2)},
+    }
     (given.output / "run.result.json").write_text(json.dumps(figures), encoding="utf-8")
     return 0
 

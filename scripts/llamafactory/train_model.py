@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from temper import errors, reexec  # noqa: E402
+from temper import errors, reexec
 
 TEMPLATE = """\
 # What `llamafactory-cli train` runs; every argument of LLaMA Factory 0.9.5 can stand here.
@@ -96,8 +96,13 @@ def _inputs(arguments: dict[str, Any]) -> list[tuple[str, str]]:
             there = f"{arguments['dataset_dir']} has: {', '.join(content)}"
             found.append(("dataset", f"there is no dataset {dataset.strip()}; {there}"))
         elif not (Path(arguments["dataset_dir"]) / str(entry.get("file_name"))).is_file():
-            found.append(("dataset", f"{dataset.strip()}: no file {entry.get('file_name')} in {arguments['dataset_dir']}; "
-                                     "run data_processor.py again"))
+            found.append(
+                (
+                    "dataset",
+                    f"{dataset.strip()}: no file {entry.get('file_name')} in {arguments['dataset_dir']}; "
+                    "run data_processor.py again",
+                )
+            )
     return found
 
 
@@ -115,7 +120,7 @@ def read(path: Path) -> dict[str, Any]:
         raise errors.ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}", "correct it") from None
     if not isinstance(arguments, dict):
         raise errors.ConfigError(f"{path}: holds no keys and values", "make one with --create_config")
-    found = lf_args.problems(arguments, owned={})
+    found = lf_args.problems(arguments, owned={}, at="")
     found += [(key, "is missing; add it") for key in NEEDED if arguments.get(key) in (None, "")]
     if arguments.get("do_train") is not True:
         found.append(("do_train", "must be true: without it nothing is trained"))

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from typing import Any
 
 from temper import errors, paths
 
-GOALS = ("stage", "plan", "verify", "serve", "ask", "stop", "logs", "status", "doctor", "new", "quickstart", "clean")
+GOALS = (
+    "stage",
+    "look",
+    "plan",
+    "verify",
+    "serve",
+    "ask",
+    "stop",
+    "logs",
+    "status",
+    "doctor",
+    "new",
+    "quickstart",
+    "clean",
+)
 
 
 def options(argv: list[str]) -> argparse.Namespace:
@@ -52,12 +68,27 @@ def stage(given: argparse.Namespace) -> int:
     return 0
 
 
+def look(given: argparse.Namespace) -> int:
+    """Note which stages are current, in their order up to the first that is not: Make then asks about the rest only."""
+    from temper import pipeline
+    from temper import stage as contract
+
+    config = configuration(given)
+    os.environ["WAIT"] = "0"  # another make at work is left to it: what it makes is looked at in turn
+    with contextlib.suppress(errors.TemperError, OSError):  # the stage itself says what is wrong
+        for name in pipeline.ORDER:
+            watch = pipeline.state(given.scenario, given.profile) / f"{name}.paths"
+            if not contract.note_if_current(pipeline.stage(name, config), pipeline.lock(config), watch):
+                break
+    return 0
+
+
 def run(argv: list[str]) -> int:
     """Do one goal."""
     given = options(argv)
     paths.enter_root()
-    if given.goal == "stage":
-        return stage(given)
+    if given.goal in ("stage", "look"):
+        return stage(given) if given.goal == "stage" else look(given)
     from temper import goals
 
     return int(getattr(goals, given.goal)(given) or 0)

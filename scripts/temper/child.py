@@ -16,9 +16,16 @@ PR_SET_PDEATHSIG = 1
 
 # Nothing in a stage may look for a hub, report usage, or depend on the hash seed of the shell that started it.
 QUIET = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False", "WANDB_MODE": "offline",
-    "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "WANDB_MODE": "offline",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
 }
 
 
@@ -38,10 +45,15 @@ def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subp
     import ctypes
     import subprocess
 
-    out = open(log, "ab") if log else None
+    out = open(log, "ab") if log else None  # noqa: SIM115 - closed below
     try:
-        return subprocess.Popen(argv, env=env, preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)), stdout=out,
-                                stderr=subprocess.STDOUT if out else None)
+        return subprocess.Popen(
+            argv,
+            env=env,
+            preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)),
+            stdout=out,
+            stderr=subprocess.STDOUT if out else None,
+        )
     finally:
         if out:
             out.close()

@@ -23,7 +23,11 @@ CUDA_DRIVER = 580
 def _python() -> Finding:
     version = platform.python_version()
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return "lack", f"Python {version}, need 3.11 to 3.13", "apt-get install python3 python3-venv, or PYTHON=python3.11"
+        return (
+            "lack",
+            f"Python {version}, need 3.11 to 3.13",
+            "apt-get install python3 python3-venv, or PYTHON=python3.11",
+        )
     return "ok", f"Python {version}", ""
 
 
@@ -47,20 +51,32 @@ def _tool(name: str, package: str) -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(BUILD if BUILD.exists() else ".").free / 1e9
     kind = "ok" if free >= NEED_DISK_GB else "lack"
-    return kind, f"disk: {free:.0f} GB free, quickstart needs {NEED_DISK_GB}", "" if kind == "ok" else "free some, or BUILD=DIR"
+    return (
+        kind,
+        f"disk: {free:.0f} GB free, quickstart needs {NEED_DISK_GB}",
+        "" if kind == "ok" else "free some, or BUILD=DIR",
+    )
 
 
 def _memory() -> Finding:
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     free = int((re.search(r"MemAvailable:\s+(\d+)", text) or re.search(r"MemFree:\s+(\d+)", text))[1]) / 1e6  # type: ignore[index]
     kind = "ok" if free >= NEED_MEMORY_GB else "lack"
-    return kind, f"memory: {free:.0f} GB free, quickstart needs {NEED_MEMORY_GB}", "" if kind == "ok" else "stop other programs"
+    return (
+        kind,
+        f"memory: {free:.0f} GB free, quickstart needs {NEED_MEMORY_GB}",
+        "" if kind == "ok" else "stop other programs",
+    )
 
 
 def _processor() -> Finding:
     from temper.train import machine
 
-    fast = "bf16 in hardware" if machine.BF16_FLAGS & machine.cpu_flags() else "no bf16: trains in float32, 1.4 times slower"
+    fast = (
+        "bf16 in hardware"
+        if machine.BF16_FLAGS & machine.cpu_flags()
+        else "no bf16: trains in float32, 1.4 times slower"
+    )
     return "ok", f"processor: {machine.cores()} cores, {fast}", ""
 
 
@@ -93,7 +109,13 @@ def _needs_gpu(profile: str) -> bool:
 def _gpu(wanted: bool) -> list[Finding]:
     if not shutil.which("nvidia-smi"):
         kind = "lack" if wanted else "note"
-        return [(kind, "no NVIDIA GPU or driver", f"install driver {CUDA_DRIVER} or newer" if wanted else "PROFILE=cpu needs none")]
+        return [
+            (
+                kind,
+                "no NVIDIA GPU or driver",
+                f"install driver {CUDA_DRIVER} or newer" if wanted else "PROFILE=cpu needs none",
+            )
+        ]
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     listed = _output(query)
     if not listed:
@@ -106,15 +128,27 @@ def _card(line: str, wanted: bool) -> Finding:
     major = driver.partition(".")[0]
     new_enough = major.isdigit() and int(major) >= CUDA_DRIVER
     size = f"{int(memory) / 1024:.0f} GB" if memory.isdigit() else "memory shared with the processor"
-    return ("ok" if new_enough else "lack" if wanted else "note", f"{name}, {size}, driver {driver}",
-            "" if new_enough else f"the locked CUDA 13 needs driver {CUDA_DRIVER} or newer")
+    return (
+        "ok" if new_enough else "lack" if wanted else "note",
+        f"{name}, {size}, driver {driver}",
+        "" if new_enough else f"the locked CUDA 13 needs driver {CUDA_DRIVER} or newer",
+    )
 
 
 def findings(profile: str) -> list[Finding]:
     """Examine this machine for a profile."""
     gpu = _gpu(_needs_gpu(profile))
-    return [_python(), _venv(), _tool("make", "make"), _tool("git", "git"), _disk(), _memory(), _processor(),
-            _engine(), *gpu]
+    return [
+        _python(),
+        _venv(),
+        _tool("make", "make"),
+        _tool("git", "git"),
+        _disk(),
+        _memory(),
+        _processor(),
+        _engine(),
+        *gpu,
+    ]
 
 
 def report(profile: str, say: Callable[[str], None]) -> int:
@@ -123,6 +157,9 @@ def report(profile: str, say: Callable[[str], None]) -> int:
     for kind, what, remedy in found:
         say(f"{kind:<5} {what}{'  ->  ' + remedy if remedy else ''}")
     lacking = sum(kind == "lack" for kind, _, _ in found)
-    say(f"doctor  {lacking} thing{'s' if lacking != 1 else ''} missing for profile {profile}" if lacking
-        else f"doctor  this machine is ready for profile {profile}")
+    say(
+        f"doctor  {lacking} thing{'s' if lacking != 1 else ''} missing for profile {profile}"
+        if lacking
+        else f"doctor  this machine is ready for profile {profile}"
+    )
     return 11 if lacking else 0

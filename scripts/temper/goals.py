@@ -37,8 +37,10 @@ def verify(given: argparse.Namespace) -> int:
         count = len(stage.manifest(result)["outputs"])
         say(f"{name:<7} " + ("; ".join(found) if found else f"{count} files as recorded"))
     if wrong:
-        raise ResultError(f"{wrong} file{'s' if wrong > 1 else ''} altered after being made",
-                          "delete the folder named above and make it again")
+        raise ResultError(
+            f"{wrong} file{'s' if wrong > 1 else ''} altered after being made",
+            "delete the folder named above and make it again",
+        )
     return 0
 
 

@@ -58,8 +58,16 @@ def passes(answer: str, tests: str) -> bool:
     runner = _RUNNER.format(cpu=TEST_S, memory=TEST_BYTES, passed=passed)
     with tempfile.TemporaryDirectory() as empty:
         try:
-            done = subprocess.run([sys.executable, "-I", "-S", "-c", runner], input=f"{code_of(answer)}\n{tests}\n",
-                                  text=True, capture_output=True, cwd=empty, env={}, timeout=3 * TEST_S, check=False)
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", runner],
+                input=f"{code_of(answer)}\n{tests}\n",
+                text=True,
+                capture_output=True,
+                cwd=empty,
+                env={},
+                timeout=3 * TEST_S,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0 and done.stdout.endswith(passed)

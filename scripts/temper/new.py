@@ -81,15 +81,30 @@ def write(scenario: str, source: str, instruction: str, output: str) -> list[str
     columns = _columns(file, encoding)
     chosen = [instruction or columns[0], output or columns[min(1, len(columns) - 1)]]
     if missing := [name for name in chosen if name not in columns]:
-        raise DataError(f"{file}: there is no column {' and no '.join(missing)}",
-                        f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL")
+        raise DataError(
+            f"{file}: there is no column {' and no '.join(missing)}",
+            f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL",
+        )
     if chosen[0] == chosen[1]:
-        raise DataError(f"{file}: {chosen[0]!r} cannot be both the question and the answer",
-                        f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL")
+        raise DataError(
+            f"{file}: {chosen[0]!r} cannot be both the question and the answer",
+            f"the columns are: {', '.join(columns)}; set INSTRUCTION_COL and OUTPUT_COL",
+        )
     import json
 
     quoted = [json.dumps(name, ensure_ascii=False) for name in chosen]
-    path.write_text(TEMPLATE.format(scenario=scenario, file=file.name, path=json.dumps(str(file), ensure_ascii=False),
-                                    instruction=quoted[0], output=quoted[1], encoding=encoding), encoding="utf-8")
-    return [f"new     {path}: {chosen[0]} -> {chosen[1]} from {file} ({encoding})",
-            f"next:   make plan SCENARIO={scenario}, then make serve SCENARIO={scenario}"]
+    path.write_text(
+        TEMPLATE.format(
+            scenario=scenario,
+            file=file.name,
+            path=json.dumps(str(file), ensure_ascii=False),
+            instruction=quoted[0],
+            output=quoted[1],
+            encoding=encoding,
+        ),
+        encoding="utf-8",
+    )
+    return [
+        f"new     {path}: {chosen[0]} -> {chosen[1]} from {file} ({encoding})",
+        f"next:   make plan SCENARIO={scenario}, then make serve SCENARIO={scenario}",
+    ]

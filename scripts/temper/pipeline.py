@@ -46,8 +46,9 @@ def _python(config: dict[str, Any]) -> str:
     if not config["gpu"]:
         return sys.executable
     if not CUDA_PYTHON.exists():
-        raise MachineError(f"profile {config['profile']} needs the CUDA environment",
-                           f"run: make install PROFILE={config['profile']}")
+        raise MachineError(
+            f"profile {config['profile']} needs the CUDA environment", f"run: make install PROFILE={config['profile']}"
+        )
     return str(CUDA_PYTHON)
 
 
@@ -69,9 +70,14 @@ def _model(config: dict[str, Any]) -> Stage:
         fetch.fetch(name, spec.ModelSpec.model_validate(fields), work, known, BUILD / "cache" / "models" / name)
         return {"summary": f"{name}: {model['parameters'] / 1e6:.0f} M parameters, {model['licence']}"}
 
-    return Stage("model", base(config), BUILD / "models" / f".{name}.lock", run,
-                 recorded={known.name: known},
-                 config={key: model[key] for key in ("source", "trust_remote_code", "end_token")})
+    return Stage(
+        "model",
+        base(config),
+        BUILD / "models" / f".{name}.lock",
+        run,
+        recorded={known.name: known},
+        config={key: model[key] for key in ("source", "trust_remote_code", "end_token")},
+    )
 
 
 def _data(config: dict[str, Any]) -> Stage:
@@ -83,14 +89,23 @@ def _data(config: dict[str, Any]) -> Stage:
 
         columns = {f"--{key}_col={name}" for key, name in data["columns"].items() if name}
         rest = {f"--system={data['system']}"} if data["system"] else set()
-        _program(config, "data_processor.py", "--quiet", f"--input={source}", f"--output={work}", *sorted(columns | rest),
-                 f"--encoding={data['encoding']}", f"--eval_share={data['eval_share']}",
-                 f"--max_rejected={data['max_rejected']}")
+        _program(
+            config,
+            "data_processor.py",
+            "--quiet",
+            f"--input={source}",
+            f"--output={work}",
+            *sorted(columns | rest),
+            f"--encoding={data['encoding']}",
+            f"--eval_share={data['eval_share']}",
+            f"--max_rejected={data['max_rejected']}",
+        )
         return {"summary": process.summary(work)}
 
     section = {key: value for key, value in data.items() if key != "path"}
-    return Stage("data", folder(config) / "data", folder(config) / ".lock", run,
-                 files={source.name: source}, config=section)
+    return Stage(
+        "data", folder(config) / "data", folder(config) / ".lock", run, files={source.name: source}, config=section
+    )
 
 
 def _train(config: dict[str, Any]) -> Stage:
@@ -109,8 +124,14 @@ def _train(config: dict[str, Any]) -> Stage:
         return result
 
     section = {"train": config["train"], "template": config["model"]["template"], "gpu": config["gpu"]}
-    return Stage("train", here / "adapter", here / ".lock", run, config=section,
-                 results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl", "dataset_info.json"))})
+    return Stage(
+        "train",
+        here / "adapter",
+        here / ".lock",
+        run,
+        config=section,
+        results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl", "dataset_info.json"))},
+    )
 
 
 def _merge(config: dict[str, Any]) -> Stage:
@@ -119,19 +140,34 @@ def _merge(config: dict[str, Any]) -> Stage:
         merge["chat_template"] = model["chat_template"]
 
     def run(work: Path) -> dict[str, Any]:
-        arguments = [f"--base={base(config)}", f"--adapter={here / 'adapter'}", f"--data={here / 'data'}",
-                     f"--train_args={here / 'adapter' / 'run.yaml'}",
-                     f"--output={work}", f"--template={model['template']}", f"--dtype={merge['dtype']}",
-                     f"--shard_gb={merge['shard_gb']}", f"--chat_template={merge['chat_template']}"]
+        arguments = [
+            f"--base={base(config)}",
+            f"--adapter={here / 'adapter'}",
+            f"--data={here / 'data'}",
+            f"--train_args={here / 'adapter' / 'run.yaml'}",
+            f"--output={work}",
+            f"--template={model['template']}",
+            f"--dtype={merge['dtype']}",
+            f"--shard_gb={merge['shard_gb']}",
+            f"--chat_template={merge['chat_template']}",
+        ]
         arguments += [f"--end_token={model['end_token']}", *([] if model["tgi"] else ["--no_tgi"])]
         _program(config, "merge_model.py", *arguments)
         return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
 
-    section = {**merge, "template": model["template"], "end_token": model["end_token"],
-               "tgi": model["tgi"]}
-    return Stage("merge", here / "merged", here / ".lock", run, config=section,
-                 results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl",)),
-                          "adapter": (here / "adapter", ("adapter_*",))})
+    section = {**merge, "template": model["template"], "end_token": model["end_token"], "tgi": model["tgi"]}
+    return Stage(
+        "merge",
+        here / "merged",
+        here / ".lock",
+        run,
+        config=section,
+        results={
+            "model": (base(config), ()),
+            "data": (here / "data", ("train.jsonl",)),
+            "adapter": (here / "adapter", ("adapter_*",)),
+        },
+    )
 
 
 def stage(name: str, config: dict[str, Any]) -> Stage:

@@ -19,8 +19,14 @@ from temper.serve import control, session
 
 def _make(goal: str, given: argparse.Namespace) -> None:
     """Run a goal of the Makefile, the graph and all."""
-    settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides,
-                "PORT": "", "BUILD": str(BUILD)}  # the port stands in SET already
+    settings = {
+        "SCENARIO": given.scenario,
+        "PROFILE": given.profile,
+        "MODEL": given.model,
+        "SET": given.overrides,
+        "PORT": "",
+        "BUILD": str(BUILD),
+    }  # the port stands in SET already
     done = subprocess.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], check=False)
     if done.returncode:
         raise pipeline.ChildFailed(done.returncode)
@@ -32,8 +38,9 @@ def _base_server(config: dict[str, Any]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         state = Path(scratch)
         try:
-            yield control.start(pipeline.base(config), state, session.arguments(config), "base", None, "127.0.0.1",
-                                _free_port())
+            yield control.start(
+                pipeline.base(config), state, session.arguments(config), "base", None, "127.0.0.1", _free_port()
+            )
         finally:
             control.stop(state)
 
@@ -87,5 +94,7 @@ def run(given: argparse.Namespace, config: dict[str, Any], say: Callable[[str], 
     say(f"  ask more:  make ask {named} Q='…'")
     say(f"  stop it:   make stop {named}")
     if wrong:
-        raise AnswerError(f"the tuned model does not answer as its data says: {'; '.join(wrong)}",
-                          "train longer: SET='train.num_train_epochs=…'")
+        raise AnswerError(
+            f"the tuned model does not answer as its data says: {'; '.join(wrong)}",
+            "train longer: SET='train.num_train_epochs=…'",
+        )

@@ -19,7 +19,6 @@ def into_environment() -> None:
         return
     python = ROOT / ".venv" / "bin" / "python"
     if not python.exists() or os.environ.get("TEMPER_REEXEC"):
-        raise MachineError("this Python has no LLaMA Factory",
-                           "run: bash scripts/llamafactory/install_llamafactory.sh")
+        raise MachineError("this Python has no LLaMA Factory", "run: bash scripts/llamafactory/install_llamafactory.sh")
     os.environ["TEMPER_REEXEC"] = "1"
     os.execv(python, [str(python), *sys.argv])

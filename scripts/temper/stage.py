@@ -98,14 +98,20 @@ def made_from(stage: Stage, lock_digest: str) -> dict[str, Any]:
     inputs = {name: digests.describe(path) for name, path in stage.files.items()} | _recorded(stage)
     for name, (folder, patterns) in stage.results.items():
         inputs |= {f"{name}/{file}": known for file, known in _used(folder, patterns).items()}
-    return {"stage": stage.name, "revision": stage.revision, "inputs": inputs, "config": stage.config,
-            "lock": lock_digest}
+    return {
+        "stage": stage.name,
+        "revision": stage.revision,
+        "inputs": inputs,
+        "config": stage.config,
+        "lock": lock_digest,
+    }
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {at: value}
-    return {key: item for name, inner in value.items() for key, item in _flat(inner, f"{at}.{name}" if at else name).items()}
+    parts = [_flat(inner, f"{at}.{name}" if at else name) for name, inner in value.items()]
+    return {key: item for part in parts for key, item in part.items()}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -118,8 +124,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         elif before != after:
             found.append(f"{name} changed ({before['sha256'][:8]} -> {after['sha256'][:8]})")
     before, after = _flat(old["config"]), _flat(new["config"])
-    found += [f"{key}: {before.get(key)} -> {after.get(key)}"
-              for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    found += [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
     if old["lock"] != new["lock"]:
         found.append(f"the environment's lock changed ({old['lock'][:8]} -> {new['lock'][:8]})")
     if old["revision"] != new["revision"]:
@@ -145,17 +154,28 @@ def bring_up_to_date(stage: Stage, lock_file: Path, paths_file: Path, say: Calla
     before anything was read: a file changed meanwhile is then seen by the next make.
     """
     with _writable(stage), locking.held(stage.lock, f"make {stage.name}"):
-        read = [path for folder, _ in stage.results.values() for path in _inside(folder)]
-        seen = _stamps([*stage.watched, *stage.files.values(), *read, lock_file])
-        now = made_from(stage, digests.of(lock_file))
+        seen, now = _read(stage, lock_file)
         why = reasons(stage, now)
         if why:
             _run(stage, now, why, say)
-        elif not (stage.work / NOTE).is_file():
-            _remove(stage.work)  # an old result: its deletion was cut short
-        noted = [path for path in stage.recorded.values() if path.is_file()]
-        _write_list(paths_file, {**seen, **_stamps([*noted, *_inside(stage.result)])})
+        elif _left_over(stage):
+            _remove(stage.work)
+        _write_list(stage, paths_file, seen)
         return bool(why)
+
+
+def note_if_current(stage: Stage, lock_file: Path, paths_file: Path) -> bool:
+    """Renew the files that Make watches if the result is current; return whether it is. Run nothing.
+
+    The list gets an old time: Make then takes the stage as done without asking about it again.
+    """
+    with locking.held(stage.lock, f"make {stage.name}"):
+        seen, now = _read(stage, lock_file)
+        if reasons(stage, now) or _left_over(stage):
+            return False
+        _write_list(stage, paths_file, seen)
+        os.utime(paths_file.with_suffix(".list"), (0, 0))
+        return True
 
 
 @contextmanager
@@ -164,19 +184,35 @@ def _writable(stage: Stage) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise DiskError(f"{error.filename}: this user may not write there",
-                        f"chown or chmod {stage.result.parent}, or choose another place with BUILD=DIR") from None
+        raise DiskError(
+            f"{error.filename}: this user may not write there",
+            f"chown or chmod {stage.result.parent}, or choose another place with BUILD=DIR",
+        ) from None
+
+
+def _left_over(stage: Stage) -> bool:
+    """Say whether the work folder is no unfinished run but an old result, whose deletion was cut short."""
+    return stage.work.exists() and not (stage.work / NOTE).is_file()
 
 
 def _inside(folder: Path) -> list[Path]:
     return [folder, *sorted(folder.rglob("*"))] if folder.is_dir() else []
 
 
+def _read(stage: Stage, lock_file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the stamps of all the stage reads, taken first, and what its result is to be made from."""
+    read = [path for folder, _ in stage.results.values() for path in _inside(folder)]
+    seen = _stamps([*stage.watched, *stage.files.values(), *read, lock_file])
+    return seen, made_from(stage, digests.of(lock_file))
+
+
 def _stamps(paths: list[Path]) -> dict[str, str]:
     return {str(path): digests.stamp(path) for path in dict.fromkeys(paths)}
 
 
-def _write_list(paths_file: Path, stamps: dict[str, str]) -> None:
+def _write_list(stage: Stage, paths_file: Path, seen: dict[str, str]) -> None:
+    noted = [path for path in stage.recorded.values() if path.is_file()]
+    stamps = {**seen, **_stamps([*noted, *_inside(stage.result)])}
     digests.write_atomic(paths_file, "".join(f"{path}\0" for path in stamps))
     lines = "".join(f"{value} {path}\n" for path, value in stamps.items())
     digests.write_atomic(paths_file.with_suffix(".list"), lines)
@@ -190,8 +226,13 @@ def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str],
     now["inputs"] |= _recorded(stage)
     outputs = {name: digests.describe(stage.work / name) for name in _outputs(stage.work)}
     size = sum(known["size"] for known in outputs.values())
-    record = {"temper": __version__, "made_from": now, "chosen": result.get("chosen", {}), "tools": _tools(),
-              "outputs": outputs}
+    record = {
+        "temper": __version__,
+        "made_from": now,
+        "chosen": result.get("chosen", {}),
+        "tools": _tools(),
+        "outputs": outputs,
+    }
     seconds = time.time() - started
     _write_json(stage.work / "run.json", {"started": started, "seconds": round(seconds, 3), **result.get("run", {})})
     _write_json(stage.work / MANIFEST, record)

@@ -28,15 +28,64 @@ FIELDS = ["id", "instruction", "input", "output", "tests", "topic", "lang"]
 ANSWER = re.compile(r"(?:([^\n`][^\n]*)\n\n)?```python\n(.*?)\n```(?:\n\n([^\n]+))?", re.DOTALL)
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # What an answer and its tests may import: nothing here reaches a file, the network or a process.
-MODULES = {"ast", "base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "csv",
-           "datetime", "decimal", "functools", "hashlib", "heapq", "hmac", "io", "itertools", "json", "math",
-           "operator", "re", "struct", "unicodedata", "urllib.parse", "zlib"}
+MODULES = {
+    "ast",
+    "base64",
+    "binascii",
+    "bisect",
+    "calendar",
+    "collections",
+    "collections.abc",
+    "csv",
+    "datetime",
+    "decimal",
+    "functools",
+    "hashlib",
+    "heapq",
+    "hmac",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "re",
+    "struct",
+    "unicodedata",
+    "urllib.parse",
+    "zlib",
+}
 # Names, and attributes with their dot, that make a result depend on the moment, on chance or on the machine.
-UNSTEADY = {"open", "input", "eval", "exec", "compile", "print", "id", "hash", "globals", "__import__",
-            "random", ".now", ".today", ".utcnow", ".time", ".localtime", ".random", ".urandom", ".environ",
-            ".getenv"}
-REASONS = {"20001": "required", "20002": "bad format", "20003": "out of range", "20004": "check failed",
-           "20005": "unknown value", "20006": "duplicate", "20007": "conflict"}
+UNSTEADY = {
+    "open",
+    "input",
+    "eval",
+    "exec",
+    "compile",
+    "print",
+    "id",
+    "hash",
+    "globals",
+    "__import__",
+    "random",
+    ".now",
+    ".today",
+    ".utcnow",
+    ".time",
+    ".localtime",
+    ".random",
+    ".urandom",
+    ".environ",
+    ".getenv",
+}
+REASONS = {
+    "20001": "required",
+    "20002": "bad format",
+    "20003": "out of range",
+    "20004": "check failed",
+    "20005": "unknown value",
+    "20006": "duplicate",
+    "20007": "conflict",
+}
 
 CPU_SECONDS_ALL = 60
 # One run of one row takes about a millisecond; a loop that a mutant makes endless stops here.
@@ -48,6 +97,7 @@ class Overrun(BaseException):
 
 
 # What runs in the child process.
+
 
 def code_of(row: Row) -> str:
     """Return the Python source inside the answer's fence."""
@@ -120,6 +170,7 @@ def child() -> None:
 
 # What pytest runs.
 
+
 @cache
 def rows() -> list[Row]:
     """Return the shipped rows."""
@@ -129,8 +180,13 @@ def rows() -> list[Row]:
 @cache
 def report(path: Path = ROWS) -> dict[str, dict[str, str]]:
     """Run a file of rows in one isolated Python and return its report."""
-    done = subprocess.run([sys.executable, "-I", __file__, str(path)], capture_output=True, text=True,
-                          timeout=4 * CPU_SECONDS_ALL, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", __file__, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=4 * CPU_SECONDS_ALL,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, str]] = json.loads(done.stdout)
     return found
@@ -144,8 +200,9 @@ def wrong(check: Mapping[str, object]) -> dict[str, object]:
 def names_in(source: str) -> set[str]:
     """Return all names that a piece of source uses, and all attributes as .name."""
     nodes = list(ast.walk(ast.parse(source)))
-    return ({node.id for node in nodes if isinstance(node, ast.Name)}
-            | {f".{node.attr}" for node in nodes if isinstance(node, ast.Attribute)})
+    return {node.id for node in nodes if isinstance(node, ast.Name)} | {
+        f".{node.attr}" for node in nodes if isinstance(node, ast.Attribute)
+    }
 
 
 def imports_of(source: str) -> set[str]:
@@ -200,18 +257,24 @@ def test_code_to_be_fixed_is_broken() -> None:
 
 def test_the_runner_notices_bad_rows(tmp_path: Path) -> None:
     """A failed assert, an endless loop, an exit, idle tests and a sound input each appear in the report."""
+
     def bad(name: str, code: str, tests: str, given: str = "") -> str:
         output = f"```python\n{code}\n```"
         return json.dumps({"id": name, "output": output, "tests": tests, "input": given})
 
     good = "def f():\n    return 1"
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join([
-        bad("assert", good, "assert f() == 2"),
-        bad("loop", "def f():\n    while True:\n        pass", "assert f() == 1"),
-        bad("exit", "def f():\n    raise SystemExit(0)", "assert f() == 1"),
-        bad("idle", good, "assert True", good),
-    ]), encoding="utf-8")
+    path.write_text(
+        "\n".join(
+            [
+                bad("assert", good, "assert f() == 2"),
+                bad("loop", "def f():\n    while True:\n        pass", "assert f() == 1"),
+                bad("exit", "def f():\n    raise SystemExit(0)", "assert f() == 1"),
+                bad("idle", good, "assert True", good),
+            ]
+        ),
+        encoding="utf-8",
+    )
     found = report(path)
     assert sorted(found["failing"]) == ["assert", "exit", "loop"]
     assert list(found["surviving"]) == ["idle:f"]
@@ -221,8 +284,10 @@ def test_the_runner_notices_bad_rows(tmp_path: Path) -> None:
 def test_there_are_enough_rows_with_the_right_fields() -> None:
     """At least 200 rows, each with exactly the documented fields as text, ids counted up from cg-0001."""
     assert len(rows()) >= 200
-    assert wrong({row["id"]: list(row) != FIELDS or not all(isinstance(v, str) for v in row.values())
-                  for row in rows()}) == {}
+    assert (
+        wrong({row["id"]: list(row) != FIELDS or not all(isinstance(v, str) for v in row.values()) for row in rows()})
+        == {}
+    )
     assert [row["id"] for row in rows()] == [f"cg-{n:04d}" for n in range(1, len(rows()) + 1)]
 
 
@@ -256,8 +321,7 @@ def test_an_answer_is_one_block_and_at_most_one_sentence() -> None:
 
 def test_each_row_has_three_to_six_plain_asserts() -> None:
     """Tests are source with 3 to 6 asserts at the top level."""
-    counts = {row["id"]: sum(isinstance(node, ast.Assert) for node in ast.parse(row["tests"]).body)
-              for row in rows()}
+    counts = {row["id"]: sum(isinstance(node, ast.Assert) for node in ast.parse(row["tests"]).body) for row in rows()}
     assert wrong({name: not 3 <= count <= 6 for name, count in counts.items()}) == {}
 
 
@@ -285,10 +349,14 @@ def test_a_reader_is_told_which_fields_errors_name() -> None:
 def test_rows_are_deterministic_and_self_contained() -> None:
     """Answers and tests import a few harmless standard modules and read no file, clock, network or chance."""
     sources = {row["id"]: [code_of(row), row["tests"]] for row in rows()}
-    assert wrong({name: {m for text in texts for m in imports_of(text)} - MODULES
-                  for name, texts in sources.items()}) == {}
-    assert wrong({name: {used for text in texts for used in names_in(text) & UNSTEADY}
-                  for name, texts in sources.items()}) == {}
+    assert (
+        wrong({name: {m for text in texts for m in imports_of(text)} - MODULES for name, texts in sources.items()})
+        == {}
+    )
+    assert (
+        wrong({name: {used for text in texts for used in names_in(text) & UNSTEADY} for name, texts in sources.items()})
+        == {}
+    )
     assert names_in("open(date.today())") & UNSTEADY == {"open", ".today"}
 
 

@@ -74,16 +74,19 @@ OPERATORS = {
 
 
 def read_rows() -> list[Row]:
+    """Return the rows as they are in the file."""
     with (FOLDER / "rows.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
+    """Read the rows once."""
     return read_rows()
 
 
 def decimal(text: str) -> Decimal:
+    """Return a number written with thousands separators."""
     return Decimal(text.replace(",", ""))
 
 
@@ -159,6 +162,7 @@ def facts_of(rows: list[Row]) -> dict[str, set[tuple[str, Decimal]]]:
 
 
 def growth(new: Decimal, old: Decimal) -> Decimal:
+    """Return the growth in percent, two decimals."""
     return round((new - old) / old * 100, 2)
 
 

@@ -35,7 +35,7 @@ def test_a_scenario_runs_make_quickstart(scenario: str, tmp_path: Path) -> None:
 
 def test_make_decides_how_it_ends() -> None:
     """A make that fails makes the script fail with make's own code."""
-    done = run("./scripts/quick_start.sh", "customer-service", "no-such-goal")
+    done = run("./scripts/quick_start.sh", "customer-service", "-n", "no-such-goal")
     assert done.code == 2
     assert "No rule to make target 'no-such-goal'" in done.err
 

@@ -99,7 +99,7 @@ class Repo:
     def environment(self) -> dict[str, str]:
         """Return what make runs under."""
         kept = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
-        return {**kept, "STUB_LOG": str(self.root / "ran.log"), "OMP_NUM_THREADS": "1", **self.env}
+        return {**kept, "STUB_LOGS": str(self.root), "OMP_NUM_THREADS": "1", **self.env}
 
     def start(self, *words: str, **settings: str) -> subprocess.Popen[str]:
         """Start a make in a process group of its own."""
@@ -143,20 +143,18 @@ class Repo:
 
     def ran(self) -> list[str]:
         """Return every stage whose body has run."""
-        log = self.root / "ran.log"
-        return log.read_text().split() if log.exists() else []
+        return self._lines("ran.log")
 
-    def guards(self, *words: str, **settings: str) -> list[str]:
-        """Run make and return the stages that it asked Python about."""
-        done = subprocess.run(
-            self.command("--trace", *words, **settings),
-            cwd=self.root,
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            check=True,
-        )
-        return re.findall(r" stage (\w+) --scenario", done.stdout)
+    def asked(self, *words: str, **settings: str) -> list[str]:
+        """Run make, which must succeed, and return what it started Python for, as "look" or "stage data"."""
+        before = len(self._lines("asked.log"))
+        made = self.make(*words, **settings)
+        assert made.code == 0, made.out + made.err
+        return self._lines("asked.log")[before:]
+
+    def _lines(self, name: str) -> list[str]:
+        log = self.root / name
+        return log.read_text().splitlines() if log.exists() else []
 
     def edit(self, path: Path, old: str, new: str) -> None:
         """Replace `old`, which must be there, in a file."""

@@ -3,9 +3,9 @@
 The guard, the lock, the work folder, publishing and the manifest are the real ones, and so is the data stage, unless
 STUB_DATA is set.
 A body here writes a few files derived from every file and key it reads, so that a changed input changes the output.
-Variables: STUB_LOG, a file that gets the name of each stage whose body runs; STUB_SECONDS, how long a body takes;
-STUB_KB, how large its large files are; STUB_KILL_AT, the change to the file system, counted from 1, before which the
-process kills itself.
+Variables: STUB_LOGS, a folder where ran.log gets the name of each stage whose body runs, and asked.log what Make asked
+for; STUB_SECONDS, how long a body takes; STUB_KB, how large its large files are; STUB_KILL_AT, as "stage 3", the goal
+and the change to the file system, counted from 1, before which the process kills itself.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from temper.stage import Stage
 
 SECONDS = float(os.environ.get("STUB_SECONDS", "0"))
 KILOBYTES = int(os.environ.get("STUB_KB", "16"))
-KILL_AT = int(os.environ.get("STUB_KILL_AT", "0"))
+KILL_IN, _, KILL_AT = os.environ.get("STUB_KILL_AT", "").partition(" ")
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym")  # the last: renameat2
 WRITES = 8  # per large file, so that a body can be killed with half a file written
 Body = Callable[[Path], dict[str, Any]]
 
 
-def _log(name: str) -> None:
-    with open(os.environ["STUB_LOG"], "a", encoding="utf-8") as log:
-        log.write(name + "\n")
+def _log(file: str, line: str) -> None:
+    with open(Path(os.environ["STUB_LOGS"]) / file, "a", encoding="utf-8") as log:
+        log.write(line + "\n")
 
 
 def _read(folder: Path, *patterns: str) -> bytes:
@@ -120,7 +120,7 @@ def stage(name: str, config: dict[str, Any]) -> Stage:
     body = BODIES[name](config) if name in BODIES else made.run
 
     def run(work: Path) -> dict[str, Any]:
-        _log(name)
+        _log("ran.log", name)
         time.sleep(SECONDS / 4)
         result = body(work)
         time.sleep(SECONDS / 4)
@@ -147,7 +147,8 @@ def _kill_at(limit: int) -> None:
 real_stage = pipeline.stage
 
 if __name__ == "__main__":
-    if KILL_AT:
-        _kill_at(KILL_AT)
+    if sys.argv[1] == KILL_IN:
+        _kill_at(int(KILL_AT))
     pipeline.stage = stage
+    _log("asked.log", " ".join(sys.argv[1:3]) if sys.argv[1] == "stage" else sys.argv[1])
     errors.main(lambda: temper.__main__.run(sys.argv[1:]))

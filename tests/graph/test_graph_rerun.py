@@ -61,7 +61,7 @@ def test_nothing_changed_starts_no_python(made: Repo, tmp_path: Path) -> None:
     assert not started.exists()
     made.rows.touch()
     assert made.make("merge").code == 0
-    assert "stage data" in started.read_text()
+    assert "-m temper look" in started.read_text()
 
 
 def test_nothing_changed_starts_make_a_shell_and_stat(made: Repo, tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_touching_every_input_runs_no_body(made: Repo) -> None:
     """After touch of every input no body runs, and the make after that starts no stage at all."""
     for path in made.inputs():
         path.touch()
-    assert sorted(made.guards("merge")) == sorted(STAGES)
+    assert made.asked("merge") == ["look"]
     assert made.ran() == STAGES
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
 
 
 def test_touching_every_result_runs_no_body(made: Repo) -> None:
@@ -110,7 +110,7 @@ def test_touching_every_result_runs_no_body(made: Repo) -> None:
         for path in [folder, *folder.rglob("*")]:
             os.utime(path)
     assert made.merge() == []
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
 
 
 def test_checkout_and_back_runs_no_body(made: Repo) -> None:
@@ -126,7 +126,7 @@ def test_checkout_and_back_runs_no_body(made: Repo) -> None:
     git(made.root, "checkout", "main")
     assert made.rows.read_text(encoding="utf-8") != changed
     assert made.merge() == []
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
 
 
 def test_a_clone_beside_the_results_runs_no_body(made: Repo, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_clone_beside_the_results_runs_no_body(made: Repo, tmp_path: Path) -> 
     made.build.rename(clone.build)
     shutil.copytree(made.root / ".venv", clone.root / ".venv", symlinks=True)
     assert clone.merge() == []
-    assert clone.guards("merge") == []
+    assert clone.asked("merge") == []
 
 
 def test_results_copied_elsewhere_run_no_body(made: Repo, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_linked_input_is_followed(made: Repo, tmp_path: Path) -> None:
     made.rows.rename(elsewhere)
     made.rows.symlink_to(elsewhere)
     assert made.merge() == []
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
     elsewhere.write_text(with_another_byte(made), encoding="utf-8")
     assert made.merge() == AFTER_DATA
 
@@ -166,7 +166,7 @@ def test_a_linked_input_is_followed(made: Repo, tmp_path: Path) -> None:
 def test_a_key_that_only_serving_reads_makes_nothing(made: Repo, settings: dict[str, str]) -> None:
     """A serving key given on the command line trains and merges nothing, nor does leaving it out again."""
     assert made.merge(**settings) == []
-    assert made.guards("merge", **settings) == []
+    assert made.asked("merge", **settings) == []
     assert made.merge() == []
 
 
@@ -174,14 +174,15 @@ def test_a_serving_key_in_the_scenario_makes_nothing(made: Repo) -> None:
     """A serving key edited in the scenario's file trains and merges nothing."""
     made.set_key(made.scenario, "max_total_tokens", 1300)
     assert made.merge() == []
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
 
 
 def test_a_training_key_trains_and_merges(made: Repo) -> None:
     """A training key in the scenario's file runs train and merge, once."""
     made.set_key(made.scenario, "lr_scheduler_type", "constant")
-    assert made.merge() == ["train", "merge"]
-    assert made.merge() == []
+    assert made.asked("merge") == ["look", "stage train", "stage merge"]
+    assert made.ran() == [*STAGES, "train", "merge"]
+    assert made.asked("merge") == []
 
 
 @pytest.mark.parametrize("override", ["train.learning_rate=2e-4", "train.seed=7", "train.lora_rank=32"])
@@ -238,7 +239,7 @@ def test_a_changed_lock_installs_and_makes_everything(made: Repo) -> None:
     assert sorted(made_now.ran) == sorted(STAGES)
     digest = subprocess.run(["sha256sum", lock], capture_output=True, text=True, check=True).stdout.split()[0]
     assert (made.root / ".venv/installed").read_text().split()[0] == digest
-    assert made.guards("merge") == []
+    assert made.asked("merge") == []
 
 
 # Data

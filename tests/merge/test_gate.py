@@ -83,8 +83,14 @@ def test_every_failed_check_is_in_one_error(copied: Parts) -> None:
 
 
 def _command(parts: Parts) -> list[str]:
-    return [f"--base={parts.base}", f"--adapter={parts.adapter}", f"--merged={parts.merged}", f"--template={TEMPLATE}",
-            f"--end_token={END}", "--max_new_tokens=4"]
+    return [
+        f"--base={parts.base}",
+        f"--adapter={parts.adapter}",
+        f"--merged={parts.merged}",
+        f"--template={TEMPLATE}",
+        f"--end_token={END}",
+        "--max_new_tokens=4",
+    ]
 
 
 def test_the_command_only_looks(copied: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,8 +106,12 @@ def test_the_command_only_looks(copied: Parts, tmp_path: Path, capsys: pytest.Ca
 def test_a_failure_ends_the_command_with_8(copied: Parts) -> None:
     """A failed check is exit code 8, the error names it, and there is no traceback."""
     edit(copied.merged, "config.json", lambda config: config.update(rope_theta=10000.0))
-    done = subprocess.run([sys.executable, "-m", "temper.merge.gate", *_command(copied)], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "temper.merge.gate", *_command(copied)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 8, done.stderr
     assert "error: " in done.stderr and "rope_theta is 1000000.0" in done.stderr and "Traceback" not in done.stderr
     assert sum(" FAILED " in line for line in done.stdout.splitlines()) == 1
@@ -143,18 +153,32 @@ TOKENIZER_FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], set[s
     "eos token unknown": ("tokenizer_config.json", lambda c: c.update(eos_token="</s>"), {"eos"}),
     "eos id altered": ("generation_config.json", lambda c: c.update(eos_token_id=0), {"eos"}),
     "eos id outside": ("generation_config.json", lambda c: c.update(eos_token_id=[1, 999]), {"eos"}),
-    "class of version 5": ("tokenizer_config.json", lambda c: c.update(tokenizer_class="TokenizersBackend"),
-                           {"tokenizer class"}),
+    "class of version 5": (
+        "tokenizer_config.json",
+        lambda c: c.update(tokenizer_class="TokenizersBackend"),
+        {"tokenizer class"},
+    ),
     "no class": ("tokenizer_config.json", lambda c: c.pop("tokenizer_class"), {"tokenizer class"}),
     "special tokens as version 5 lists them": (
-        "tokenizer_config.json", lambda c: c.update(extra_special_tokens=["<|im_start|>"]), {"tokenizer class"}),
+        "tokenizer_config.json",
+        lambda c: c.update(extra_special_tokens=["<|im_start|>"]),
+        {"tokenizer class"},
+    ),
     "template in the file TGI does not read": (
-        "tokenizer_config.json", lambda c: c.pop("chat_template"), {"chat template"}),
+        "tokenizer_config.json",
+        lambda c: c.pop("chat_template"),
+        {"chat template"},
+    ),
     "two templates that differ": (
-        "tokenizer_config.json", lambda c: c.update(chat_template=c["chat_template"] + " "), {"chat template"}),
+        "tokenizer_config.json",
+        lambda c: c.update(chat_template=c["chat_template"] + " "),
+        {"chat template"},
+    ),
     "a token beyond the vocabulary": (
-        "tokenizer.json", lambda c: c["added_tokens"].append({**c["added_tokens"][0], "id": 320, "content": "<|new|>"}),
-        {"vocabulary"}),
+        "tokenizer.json",
+        lambda c: c["added_tokens"].append({**c["added_tokens"][0], "id": 320, "content": "<|new|>"}),
+        {"vocabulary"},
+    ),
 }
 
 
@@ -201,7 +225,8 @@ WEIGHT_FAULTS: dict[str, Callable[[Path], object]] = {
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "a pickle": lambda folder: (folder / "pytorch_model.bin").write_bytes(b""),
     "an adapter left over": lambda folder: shutil.copy(
-        folder / "model.safetensors", folder / "adapter_model.safetensors"),
+        folder / "model.safetensors", folder / "adapter_model.safetensors"
+    ),
     "a name TGI skips": lambda folder: (folder / "model.safetensors").rename(folder / "training.safetensors"),
     "an index with a tensor that is not there": lambda folder: _index(folder, "ghost.weight", "model.safetensors"),
     "an index with a file that is not there": lambda folder: _index(folder, Q, "model-00002.safetensors"),
@@ -458,15 +483,23 @@ def test_golden_answers_are_those_of_generate(parts: Parts) -> None:
     prompts = [list(messages) for messages in golden.DEFAULT]
     found = golden.record(model, tokenizer, prompts, 12)
     assert found == golden.record(model, tokenizer, prompts, 12) and found["dtype"] == "float32"
-    assert golden.record(model, tokenizer, prompts[:1], 12)["prompts"][0]["completion_ids"] == \
-        found["prompts"][0]["completion_ids"]
+    assert (
+        golden.record(model, tokenizer, prompts[:1], 12)["prompts"][0]["completion_ids"]
+        == found["prompts"][0]["completion_ids"]
+    )
     for messages, answer in zip(prompts, found["prompts"], strict=True):
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         assert answer["messages"] == messages and answer["prompt_ids"] == ids
-        out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False,
-                             max_new_tokens=12, repetition_penalty=1.0, output_logits=True,
-                             return_dict_in_generate=True)
-        assert answer["completion_ids"] == out.sequences[0, len(ids):].tolist()
+        out = model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids)),
+            do_sample=False,
+            max_new_tokens=12,
+            repetition_penalty=1.0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        assert answer["completion_ids"] == out.sequences[0, len(ids) :].tolist()
         tops = [scores[0].topk(2).values for scores in out.logits]
         assert answer["margins"] == pytest.approx([float(top[0] - top[1]) for top in tops], abs=2e-3)
         assert answer["text"] == tokenizer.decode(answer["completion_ids"], skip_special_tokens=True)
@@ -496,7 +529,7 @@ def test_bfloat16_chooses_otherwise_only_near_ties(parts: Parts) -> None:
     others = []
     for answer in found["prompts"]:
         asked, chosen = answer["prompt_ids"], answer["completion_ids"]
-        scores = logits.compute(rounded, [asked + chosen])[0, len(asked) - 1:-1]
+        scores = logits.compute(rounded, [asked + chosen])[0, len(asked) - 1 : -1]
         own = scores[torch.arange(len(chosen)), torch.tensor(chosen)]
         lost = (scores.amax(-1) > own).tolist()
         others += [margin for margin, other in zip(answer["margins"], lost, strict=True) if other]

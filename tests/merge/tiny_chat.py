@@ -14,9 +14,13 @@ TEMPLATE = "qwen3_nothink"  # LLaMA Factory's name for what CHAT_TEMPLATE says
 END = "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-TEXT = ["What are your opening hours? We open at nine.", "请问退货需要几天？一般需要七个工作日。",
-        "def add(a, b):\n    return a + b"]
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEXT = [
+    "What are your opening hours? We open at nine.",
+    "请问退货需要几天？一般需要七个工作日。",
+    "def add(a, b):\n    return a + b",
+]
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,22 @@ def tokenizer(folder: Path, template: str = CHAT_TEMPLATE) -> None:
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    raw.train_from_iterator(TEXT, trainers.BpeTrainer(
-        vocab_size=tiny_models.VOCABULARY, special_tokens=["<|endoftext|>", END, "<|im_start|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|endoftext|>", eos_token=END,
-                                   pad_token="<|endoftext|>", additional_special_tokens=["<|im_start|>"])
+    raw.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=tiny_models.VOCABULARY,
+            special_tokens=["<|endoftext|>", END, "<|im_start|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<|endoftext|>",
+        eos_token=END,
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
     fast.chat_template = template
     fast.save_pretrained(folder, save_jinja_files=False)
 
@@ -52,8 +67,12 @@ def pieces(folder: Path, texts: list[str]) -> None:
     raw = Tokenizer(models.BPE(unk_token="<unk>"))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    raw.train_from_iterator([*texts, "[INST] <<SYS>>\n\n<</SYS>> [/INST]"], trainers.BpeTrainer(
-        vocab_size=tiny_models.VOCABULARY, special_tokens=["<unk>", "</s>", "<s>"], show_progress=False))
+    raw.train_from_iterator(
+        [*texts, "[INST] <<SYS>>\n\n<</SYS>> [/INST]"],
+        trainers.BpeTrainer(
+            vocab_size=tiny_models.VOCABULARY, special_tokens=["<unk>", "</s>", "<s>"], show_progress=False
+        ),
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(folder)
 

@@ -21,9 +21,25 @@ from temper.models.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "configs" / "models"
-TINY = {"template": "qwen", "licence": "MIT", "architecture": "qwen2", "parameters": 1, "context": 128,
-        "shape": {"hidden": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8, "intermediate": 8, "vocab": 8,
-                  "tied": True}, "end_token": "</s>", "tgi": True}
+TINY = {
+    "template": "qwen",
+    "licence": "MIT",
+    "architecture": "qwen2",
+    "parameters": 1,
+    "context": 128,
+    "shape": {
+        "hidden": 8,
+        "layers": 1,
+        "heads": 1,
+        "kv_heads": 1,
+        "head_dim": 8,
+        "intermediate": 8,
+        "vocab": 8,
+        "tied": True,
+    },
+    "end_token": "</s>",
+    "tgi": True,
+}
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -94,8 +110,16 @@ def start(tmp_path: Path) -> Iterator[Command]:
     started = []
 
     def begin(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
-        started.append(subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(given)], cwd=tmp_path, text=True,
-                                        env={**clean, **own, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, json.dumps(given)],
+                cwd=tmp_path,
+                text=True,
+                env={**clean, **own, **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
         return started[-1]
 
     yield begin

@@ -86,8 +86,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _entry(self, name: str) -> dict[str, object]:
         content = (self.hub.folder / name).read_bytes()
-        return {"Path": name, "Name": Path(name).name, "Type": "blob", "Size": len(content),
-                "Sha256": hashlib.sha256(content).hexdigest(), "Revision": COMMIT}
+        return {
+            "Path": name,
+            "Name": Path(name).name,
+            "Type": "blob",
+            "Size": len(content),
+            "Sha256": hashlib.sha256(content).hexdigest(),
+            "Revision": COMMIT,
+        }
 
     def _json(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()

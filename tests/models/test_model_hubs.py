@@ -12,8 +12,14 @@ from conftest import closed_port, tiny
 from loopback_hub import COMMIT, REPOSITORY, Hub
 
 Run = Callable[..., tuple[int, str, str]]
-TAKEN = {"LICENSE", "config.json", "model-a.safetensors", "model-b.safetensors", "model.safetensors.index.json",
-         "tokenizer.json"}
+TAKEN = {
+    "LICENSE",
+    "config.json",
+    "model-a.safetensors",
+    "model-b.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+}
 
 
 @pytest.fixture()

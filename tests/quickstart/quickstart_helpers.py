@@ -1,14 +1,12 @@
-"""One real quickstart for all tests of this folder: environment, model, data, training, merge, gate, server, answers."""
+"""One real quickstart for all tests of this folder."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
-
 from dataclasses import dataclass
 from pathlib import Path
-
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,5 +35,3 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run make in the repository."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
     return subprocess.run(["make", *words], cwd=ROOT, env=env, text=True, capture_output=True, check=False)
-
-

@@ -49,8 +49,9 @@ def test_the_answer_comes_over_http(made: Made) -> None:
     asked = made.make("ask", f"Q={question}")
     assert asked.returncode == 0, asked.stderr
     body = json.dumps({"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 128})
-    request = urllib.request.Request(f"http://127.0.0.1:{made.port}/v1/chat/completions", body.encode(),
-                                     {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{made.port}/v1/chat/completions", body.encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as response:
         content = json.load(response)["choices"][0]["message"]["content"]
     assert asked.stdout.strip() == content.strip()
@@ -109,11 +110,19 @@ def test_an_altered_chat_template_never_gets_ready(made: Made, tmp_path: Path) -
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["chat_template"] = config["chat_template"].replace("<|im_start|>", "<|im_start|> ")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    code = ("import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
-            f"errors.main(lambda: print(control.start(Path({str(folder)!r}), Path({str(tmp_path)!r}), [], 'k', "
-            f"Path({str(folder / 'golden.json')!r}), '127.0.0.1', {free_port()})))")
-    done = subprocess.run([ROOT / ".venv/bin/python", "-c", code], cwd=ROOT, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": "scripts"}, check=False)
+    code = (
+        "import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
+        f"errors.main(lambda: print(control.start(Path({str(folder)!r}), Path({str(tmp_path)!r}), [], 'k', "
+        f"Path({str(folder / 'golden.json')!r}), '127.0.0.1', {free_port()})))"
+    )
+    done = subprocess.run(
+        [ROOT / ".venv/bin/python", "-c", code],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": "scripts"},
+        check=False,
+    )
     assert done.returncode == 8, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "server.json").exists()
@@ -121,10 +130,21 @@ def test_an_altered_chat_template_never_gets_ready(made: Made, tmp_path: Path) -
 
 def test_the_kept_yaml_runs_by_hand(made: Made, tmp_path: Path) -> None:
     """`llamafactory-cli train` takes the YAML kept beside the adapter as it is (here for one step)."""
-    command = [ROOT / ".venv/bin/llamafactory-cli", "train", str(made.build / "adapter/run.yaml"),
-               f"output_dir={tmp_path / 'out'}", "max_steps=1"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    command = [
+        ROOT / ".venv/bin/llamafactory-cli",
+        "train",
+        str(made.build / "adapter/run.yaml"),
+        f"output_dir={tmp_path / 'out'}",
+        "max_steps=1",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out/adapter_model.safetensors").exists()
 
@@ -154,7 +174,10 @@ def test_a_new_scenario_from_ones_own_file_just_serves(made: Made, tmp_path: Pat
     """`make new` for a file outside the repository, then `make serve`, then `make ask` answers from that file."""
     rows = tmp_path / "my questions.csv"
     colours = ("red", "green", "blue", "violet", "amber", "black")
-    lines = [f'What colour is door {n}?,"Door {n} is painted {colour}, as the plan says."' for n, colour in enumerate(colours)]
+    lines = [
+        f'What colour is door {n}?,"Door {n} is painted {colour}, as the plan says."'
+        for n, colour in enumerate(colours)
+    ]
     rows.write_text("\n".join(["question,answer", *lines]) + "\n", encoding="utf-8")
     scenario, port = "doors-of-a-test", free_port()
     words = (f"SCENARIO={scenario}", f"PORT={port}", "SET=data.eval_share=0 train.num_train_epochs=12")

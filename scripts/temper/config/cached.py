@@ -21,8 +21,11 @@ def _sources(config: dict[str, Any]) -> list[Path]:
 
 def _still_valid(note: dict[str, Any], asked: list[str]) -> bool:
     try:
-        return note["asked"] == asked and all(digests.of(path) == known for path, known in note["sources"].items()) \
+        return (
+            note["asked"] == asked
+            and all(digests.of(path) == known for path, known in note["sources"].items())
             and Path(note["config"]["data"]["path"]).exists()
+        )
     except OSError:
         return False
 

@@ -22,9 +22,17 @@ Problem = tuple[str, str, str]  # file, key, what is wrong and the remedy
 
 # What every run starts from. The rest of LLaMA Factory's arguments keep LLaMA Factory's defaults.
 TRAIN_DEFAULTS: dict[str, Any] = {
-    "finetuning_type": "lora", "lora_target": "all", "cutoff_len": 1024, "seed": 42, "logging_steps": 5,
-    "save_steps": 100, "save_total_limit": 2, "report_to": "none", "preprocessing_num_workers": 1,
-    "dataloader_num_workers": 0, "plot_loss": False,
+    "finetuning_type": "lora",
+    "lora_target": "all",
+    "cutoff_len": 1024,
+    "seed": 42,
+    "logging_steps": 5,
+    "save_steps": 100,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "preprocessing_num_workers": 1,
+    "dataloader_num_workers": 0,
+    "plot_loss": False,
 }
 
 
@@ -64,7 +72,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         try:
             values[key] = yaml.safe_load(value) if value else None
         except yaml.YAMLError:
-            raise ConfigError(f"SET: {key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"…\"'") from None
+            raise ConfigError(
+                f"SET: {key}: {value!r} is not a YAML value", f"put it in quotes: {key}='\"…\"'"
+            ) from None
     return values
 
 
@@ -215,6 +225,13 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
         raise report(found)
     spec_path, spec = base
     files = [file, CONFIGS / "profiles" / f"{profile}.yaml", spec_path]
-    return {"scenario": scenario, "profile": profile, "gpu": overlay.gpu, "gpu_memory_gb": overlay.gpu_memory_gb,
-            "model": {"name": sections["model"], **spec.model_dump()}, **{key: sections[key] for key in SECTIONS},
-            "origins": origins, "files": [str(path) for path in files]}
+    return {
+        "scenario": scenario,
+        "profile": profile,
+        "gpu": overlay.gpu,
+        "gpu_memory_gb": overlay.gpu_memory_gb,
+        "model": {"name": sections["model"], **spec.model_dump()},
+        **{key: sections[key] for key in SECTIONS},
+        "origins": origins,
+        "files": [str(path) for path in files],
+    }

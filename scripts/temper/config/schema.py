@@ -39,7 +39,8 @@ class Merge(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the base model's")
     shard_gb: float = Field(5.0, gt=0, le=50, description="largest weight file, GB (10^9 bytes)")
     chat_template: Literal["auto", "base", "trained"] = Field(
-        "auto", description="base: the base model's own; trained: written from LLaMA Factory's; auto: as the model file says"
+        "auto",
+        description="base: the base model's own; trained: written from LLaMA Factory's; auto: as the model file says",
     )
 
 

@@ -49,8 +49,9 @@ def _check_columns(path: Path, there: dict[str, None], columns: dict[str, Any]) 
     missing = [f"{key} column {name!r}" for key, name in columns.items() if name and name not in there]
     if there and missing:
         flags = "data.columns (--instruction_col, --output_col)"
-        raise DataError(f"{path}: there is no {' and no '.join(missing)}",
-                        f"the columns are: {', '.join(there)}; set {flags}")
+        raise DataError(
+            f"{path}: there is no {' and no '.join(missing)}", f"the columns are: {', '.join(there)}; set {flags}"
+        )
 
 
 def collect(path: Path, columns: dict[str, Any], encoding: str, system: str | None, eval_share: float) -> Account:
@@ -81,15 +82,21 @@ def collect(path: Path, columns: dict[str, Any], encoding: str, system: str | No
 def check(path: Path, account: Account, max_rejected: float) -> None:
     """Raise DataError when nothing is left to train on, or more than the share `max_rejected` is unusable."""
     reasons = Counter(item["reason"] for item in account.rejected).most_common(3)
-    first = {reason: next(item["line"] for item in account.rejected if item["reason"] == reason) for reason, _ in reasons}
+    first = {
+        reason: next(item["line"] for item in account.rejected if item["reason"] == reason) for reason, _ in reasons
+    }
     listed = ", ".join(f"{count} x {reason} (first in line {first[reason]})" for reason, count in reasons)
     if len(account.rejected) > max_rejected * account.read:
         share = len(account.rejected) / account.read
-        raise DataError(f"{path}: {len(account.rejected)} of {account.read} rows cannot be used ({share:.1%}): {listed}",
-                        f"correct them, or allow more than {max_rejected:.1%} with data.max_rejected (--max_rejected)")
+        raise DataError(
+            f"{path}: {len(account.rejected)} of {account.read} rows cannot be used ({share:.1%}): {listed}",
+            f"correct them, or allow more than {max_rejected:.1%} with data.max_rejected (--max_rejected)",
+        )
     if not account.train:
-        raise DataError(f"{path}: no row is left to train on ({account.read} read)",
-                        "give more rows, or lower data.eval_share (--eval_share)")
+        raise DataError(
+            f"{path}: no row is left to train on ({account.read} read)",
+            "give more rows, or lower data.eval_share (--eval_share)",
+        )
 
 
 def _dataset_info() -> dict[str, Any]:
@@ -98,7 +105,7 @@ def _dataset_info() -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Return a row as one line, also for readers that take other characters than \\n for line ends."""
+    """Return a row as one line, also for readers that take U+2028, U+2029 and U+0085 for line ends."""
     text = json.dumps(row, ensure_ascii=False)
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
 
@@ -108,8 +115,13 @@ def write(account: Account, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("train", "eval", "checks", "rejected"):
         (out / f"{name}.jsonl").write_text("".join(map(_line, getattr(account, name))), encoding="utf-8")
-    counts = {"read": account.read, "train": len(account.train), "eval": len(account.eval),
-              "duplicates": account.duplicates, "rejected": len(account.rejected)}
+    counts = {
+        "read": account.read,
+        "train": len(account.train),
+        "eval": len(account.eval),
+        "duplicates": account.duplicates,
+        "rejected": len(account.rejected),
+    }
     for name, value in (("dataset_info.json", _dataset_info()), ("report.json", counts)):
         (out / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -117,12 +129,21 @@ def write(account: Account, out: Path) -> None:
 def summary(out: Path) -> str:
     """Say in one line what became of the rows, from report.json."""
     n = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return (f"{n['read']} rows = {n['train']} to train on + {n['eval']} held out + {n['duplicates']} duplicates"
-            f" + {n['rejected']} rejected")
+    return (
+        f"{n['read']} rows = {n['train']} to train on + {n['eval']} held out + {n['duplicates']} duplicates"
+        f" + {n['rejected']} rejected"
+    )
 
 
-def process(path: Path, out: Path, columns: dict[str, Any], encoding: str = "utf-8", system: str | None = None,
-            eval_share: float = 0.1, max_rejected: float = 0.005) -> str:
+def process(
+    path: Path,
+    out: Path,
+    columns: dict[str, Any],
+    encoding: str = "utf-8",
+    system: str | None = None,
+    eval_share: float = 0.1,
+    max_rejected: float = 0.005,
+) -> str:
     """Turn the raw rows of `path` into what LLaMA Factory reads, in the folder `out`; return a one-line account.
 
     `columns` names the column for "instruction" and "output", and optionally "input" and "system".

@@ -12,19 +12,23 @@ from typing import Any
 from temper.errors import DataError
 
 Row = tuple[int, dict[str, Any] | str]  # line number, and the fields or why they cannot be read
+KINDS = (".csv", ".tsv", ".json", ".jsonl")
 csv.field_size_limit(16 * 1024 * 1024)  # bytes: the module's own 128 kB stops at a pasted document
 
 
 def text_of(path: Path, encoding: str) -> str:
-    """Return the file's text; DataError when it is empty, binary or not in `encoding`."""
+    """Return the file's text; DataError when it is empty, binary, not in `encoding`, or not of one of KINDS."""
     if not path.is_file():
         raise DataError(f"{path}: no such file", "give a CSV, TSV, JSON or JSONL file that exists")
+    if path.suffix.lower() not in KINDS:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}", "save it as .csv, .tsv, .json or .jsonl")
     content = path.read_bytes()
     try:
         text = content.decode(encoding).removeprefix("\ufeff")  # a byte order mark
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not {encoding}",
-                        _encoding_hint(content)) from None
+        raise DataError(
+            f"{path}: byte {error.start} (0x{content[error.start]:02x}) is not {encoding}", _encoding_hint(content)
+        ) from None
     except (LookupError, UnicodeError):
         raise DataError(f"{path}: unknown encoding {encoding!r}", "use utf-8 or gb18030") from None
     if not text.strip():
@@ -67,8 +71,10 @@ def _table(text: str, path: Path, delimiter: str) -> Iterator[Row]:
             return
         except csv.Error as error:
             if "end of data" in str(error):  # it would swallow every row up to the end and count as one
-                raise DataError(f"{path}: a quote opened in the row of line {line} is never closed",
-                                "close it; a quote inside a field is written twice") from None
+                raise DataError(
+                    f"{path}: a quote opened in the row of line {line} is never closed",
+                    "close it; a quote inside a field is written twice",
+                ) from None
             until = f" (up to line {reader.line_num})" if reader.line_num > line else ""
             yield line, f"not readable as CSV: {error}{until}"
             continue
@@ -110,10 +116,7 @@ def _records(text: str, path: Path) -> Iterator[Row]:
 
 def rows(path: Path, encoding: str) -> Iterator[Row]:
     """Yield (line number, fields) for each row, or (line number, why it cannot be read)."""
-    kind = path.suffix.lower()
-    if path.is_file() and kind not in (".csv", ".tsv", ".json", ".jsonl"):
-        raise DataError(f"{path}: unknown kind of file {kind!r}", "save it as .csv, .tsv, .json or .jsonl")
-    text = text_of(path, encoding)
+    text, kind = text_of(path, encoding), path.suffix.lower()
     if kind in (".csv", ".tsv"):
         return _table(text, path, "\t" if kind == ".tsv" else ",")
     return _records(text, path)

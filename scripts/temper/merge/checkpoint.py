@@ -20,9 +20,21 @@ from temper.merge.outcome import Outcome, attempt, judged
 KNOWN = Path(__file__).with_name("transformers-4.51.json")
 AGAIN = "delete the merged folder and merge again"
 # Differ by right between a base model and its merged folder, or have a check of their own.
-APART = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "vocab_size", "rope_theta", "rope_scaling",
-         "rope_parameters", "eos_token_id", "bos_token_id", "pad_token_id", "tokenizer_class",
-         "auto_map"}
+APART = {
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "_name_or_path",
+    "vocab_size",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+    "tokenizer_class",
+    "auto_map",
+}
 NAMES = {"theta": "rope_theta", "partial": "partial_rotary_factor", "scaling": "rope_scaling"}
 
 
@@ -71,9 +83,13 @@ def rope(config: dict[str, Any]) -> dict[str, Any]:
     scaling = dict(config.get("rope_scaling") or own)
     kind = scaling.pop("rope_type", None) or scaling.get("type", "default")
     scaling.pop("type", None)
-    return {**{key: params.get(name) if config.get(name) is None else config[name]
-               for key, name in (("theta", "rope_theta"), ("partial", "partial_rotary_factor"))},
-            "scaling": None if kind == "default" else {**scaling, "rope_type": kind}}
+    return {
+        **{
+            key: params.get(name) if config.get(name) is None else config[name]
+            for key, name in (("theta", "rope_theta"), ("partial", "partial_rotary_factor"))
+        },
+        "scaling": None if kind == "default" else {**scaling, "rope_type": kind},
+    }
 
 
 def _rope(folders: Folders) -> Outcome:
@@ -82,8 +98,11 @@ def _rope(folders: Folders) -> Outcome:
     rope_theta must be written out even where the base model leaves it to its class: other versions may differ in that.
     """
     true, resolved = rope(served.read(folders.base, "config.json")), rope(folders.resolved[0])
-    problems = [f"training read {NAMES[key]} {resolved[key]} where the base model has {true[key]}"
-                for key in NAMES if true[key] is not None and resolved[key] != true[key]]
+    problems = [
+        f"training read {NAMES[key]} {resolved[key]} where the base model has {true[key]}"
+        for key in NAMES
+        if true[key] is not None and resolved[key] != true[key]
+    ]
     true["theta"] = resolved["theta"] if true["theta"] is None else true["theta"]
     read = rope({key: value for key, value in folders.config.items() if key != "rope_parameters"})
     for key, name in NAMES.items():
@@ -94,8 +113,13 @@ def _rope(folders: Folders) -> Outcome:
             newer = rope({**folders.config, name: None})[key]
             if newer != true[key] and (newer is not None or key == "scaling"):
                 problems.append(f"rope_parameters has {newer} where {name} is {true[key]}")
-    return judged("rope", problems, AGAIN, f"rope_theta {true['theta']}, scaling {true['scaling']}, in the form of "
-                  "transformers 4.x", rope_theta=true["theta"])
+    return judged(
+        "rope",
+        problems,
+        AGAIN,
+        f"rope_theta {true['theta']}, scaling {true['scaling']}, in the form of transformers 4.x",
+        rope_theta=true["theta"],
+    )
 
 
 def _config(folders: Folders) -> Outcome:
@@ -111,8 +135,10 @@ def _dtype(folders: Folders) -> Outcome:
     stated, newer = folders.config.get("torch_dtype"), folders.config.get("dtype")
     problems = []
     if stated != written:
-        problems.append(f"config.json has torch_dtype {stated}, the weights are {written}"
-                        + ("" if stated else " (transformers 4.51 does not read the key dtype)"))
+        problems.append(
+            f"config.json has torch_dtype {stated}, the weights are {written}"
+            + ("" if stated else " (transformers 4.51 does not read the key dtype)")
+        )
     if newer not in (None, written):
         problems.append(f"config.json has dtype {newer}, the weights are {written}")
     return judged("dtype", problems, AGAIN, f"torch_dtype {stated}, as the weights", dtype=written)
@@ -129,8 +155,14 @@ def _vocabulary(folders: Folders) -> Outcome:
         problems.append("tokenizer.json is missing or has no tokens")
     elif size is not None and highest >= size:
         problems.append(f"the tokenizer's highest id is {highest}, vocab_size is {size}")
-    return judged("vocabulary", problems, AGAIN, f"{size} embedding rows, highest token id {highest}",
-                  vocab_size=size, highest_id=highest)
+    return judged(
+        "vocabulary",
+        problems,
+        AGAIN,
+        f"{size} embedding rows, highest token id {highest}",
+        vocab_size=size,
+        highest_id=highest,
+    )
 
 
 def _eos(folders: Folders) -> Outcome:
@@ -145,11 +177,18 @@ def _eos(folders: Folders) -> Outcome:
     elif known[name] not in generation:
         problems.append(f"eos_token {name} is id {known[name]}, generation_config.json ends at {sorted(generation)}")
     if folders.end_token and known.get(folders.end_token) not in ids:
-        problems.append(f"answers end with {folders.end_token} (id {known.get(folders.end_token)}), the served eos ids "
-                        f"are {sorted(ids)}")
+        problems.append(
+            f"answers end with {folders.end_token} (id {known.get(folders.end_token)}), the served eos ids "
+            f"are {sorted(ids)}"
+        )
     problems += [f"eos id {token} is outside the vocabulary" for token in sorted(generation) if token >= size]
-    return judged("eos", problems, f"set end_token: in the model file, then {AGAIN}",
-                  f"answers end at ids {sorted(ids)}, eos_token {name}", eos=sorted(ids))
+    return judged(
+        "eos",
+        problems,
+        f"set end_token: in the model file, then {AGAIN}",
+        f"answers end at ids {sorted(ids)}, eos_token {name}",
+        eos=sorted(ids),
+    )
 
 
 def _exists(name: str, known: list[str]) -> bool:
@@ -181,10 +220,15 @@ def _chat_template(folders: Folders) -> Outcome:
     elif jinja.exists() and jinja.read_text(encoding="utf-8") != template:
         problems.append("chat_template.jinja differs from the template TGI reads")
     elif folders.tokenizer_config.get("chat_template") not in (None, template) and not isinstance(
-            folders.tokenizer_config["chat_template"], list):
+        folders.tokenizer_config["chat_template"], list
+    ):
         problems.append("chat_template.json differs from the template in tokenizer_config.json")
-    return judged("chat template", problems, "set merge.chat_template: trained, then merge again",
-                  f"{len(template or '')} characters, where TGI and transformers look")
+    return judged(
+        "chat template",
+        problems,
+        "set merge.chat_template: trained, then merge again",
+        f"{len(template or '')} characters, where TGI and transformers look",
+    )
 
 
 def _weight_files(folders: Folders) -> Outcome:
@@ -194,9 +238,11 @@ def _weight_files(folders: Folders) -> Outcome:
 
 def _code(folders: Folders) -> Outcome:
     """Refuse remote code, and a model type the server cannot load."""
-    problems = [f"{name} has auto_map, which runs code from the folder" for name, found in
-                (("config.json", folders.config), ("tokenizer_config.json", folders.tokenizer_config))
-                if "auto_map" in found]
+    problems = [
+        f"{name} has auto_map, which runs code from the folder"
+        for name, found in (("config.json", folders.config), ("tokenizer_config.json", folders.tokenizer_config))
+        if "auto_map" in found
+    ]
     kind = folders.config.get("model_type")
     if folders.tgi and kind not in json.loads(KNOWN.read_text(encoding="utf-8"))["model_types"]:
         problems.append(f"TGI's transformers 4.51 does not know model type {kind}")
@@ -209,8 +255,13 @@ def check(base: Path, merged: Path, end_token: str | None = None, tgi: bool = Tr
     folders = Folders(base, merged, end_token, tgi)
     files = attempt("weight files", lambda: _weight_files(folders), AGAIN)
     checks: dict[str, Callable[[Folders], Outcome]] = {
-        "rope": _rope, "config": _config, "eos": _eos, "tokenizer class": _tokenizer_class,
-        "chat template": _chat_template, "model type": _code}
+        "rope": _rope,
+        "config": _config,
+        "eos": _eos,
+        "tokenizer class": _tokenizer_class,
+        "chat template": _chat_template,
+        "model type": _code,
+    }
     if files["ok"]:
         checks |= {"dtype": _dtype, "vocabulary": _vocabulary}
     return [files, *(attempt(name, partial(found, folders), AGAIN) for name, found in checks.items())]

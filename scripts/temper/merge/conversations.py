@@ -18,10 +18,21 @@ from temper.merge import served
 from temper.merge.served import Message
 
 SHIMS = Path(__file__).resolve().parents[2] / "shims"
-TOKENIZER_ARGS = ("use_fast_tokenizer", "split_special_tokens", "add_tokens", "add_special_tokens",
-                  "new_special_tokens_config")
-TEMPLATE_ARGS = ("train_on_prompt", "mask_history", "tool_format", "default_system", "enable_thinking",
-                 "preserve_thinking")
+TOKENIZER_ARGS = (
+    "use_fast_tokenizer",
+    "split_special_tokens",
+    "add_tokens",
+    "add_special_tokens",
+    "new_special_tokens_config",
+)
+TEMPLATE_ARGS = (
+    "train_on_prompt",
+    "mask_history",
+    "tool_format",
+    "default_system",
+    "enable_thinking",
+    "preserve_thinking",
+)
 CODE = "def area(r):\n    # r in metres\n    return 3.14159 * r ** 2\n\n\tprint(area(2))"
 
 
@@ -54,7 +65,7 @@ class Trainer:
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Return the ids before the answer to the last user message, history included."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = [*messages[1 if system else 0:], {"role": "assistant", "content": "-"}]
+        turns = [*messages[1 if system else 0 :], {"role": "assistant", "content": "-"}]
         drop = self.data_args.mask_history and not self.template.preserve_thinking
         pairs = self.template.encode_multiturn(self.tokenizer, turns, system, None, drop)
         return [token for pair in pairs for part in pair for token in part][: -len(pairs[-1][1])]
@@ -94,8 +105,7 @@ def trainer(folder: Path, template: str, train_args: dict[str, Any]) -> Trainer:
         raise GateError(f"LLaMA Factory has no template {template}", "set template: in the model file to one it has")
     given = {key: train_args[key] for key in TOKENIZER_ARGS if key in train_args}
     tokenizer = load_tokenizer(ModelArguments(model_name_or_path=str(folder), **given))["tokenizer"]
-    data_args = DataArguments(
-        template=template, **{key: train_args[key] for key in TEMPLATE_ARGS if key in train_args})
+    data_args = DataArguments(template=template, **{key: train_args[key] for key in TEMPLATE_ARGS if key in train_args})
     original = TEMPLATES[template]
     TEMPLATES[template] = deepcopy(original)  # the call writes default_system and more into the shared object
     try:
@@ -105,7 +115,7 @@ def trainer(folder: Path, template: str, train_args: dict[str, Any]) -> Trainer:
 
 
 def _shown(tokenizer: Any, ids: list[int], at: int) -> str:
-    return f"{tokenizer.decode(ids[at:at + 3])!r} {ids[at:at + 3]}"
+    return f"{tokenizer.decode(ids[at : at + 3])!r} {ids[at : at + 3]}"
 
 
 def _difference(tokenizer: Any, trained: list[int], sent: list[int], who: str) -> str | None:
@@ -114,8 +124,10 @@ def _difference(tokenizer: Any, trained: list[int], sent: list[int], who: str) -
         return None
     pairs = enumerate(zip(trained, sent, strict=False))
     at = next((i for i, (one, other) in pairs if one != other), min(len(trained), len(sent)))
-    return (f"token {at}: trained on {_shown(tokenizer, trained, at)}, {who} sends {_shown(tokenizer, sent, at)} "
-            f"({len(trained)} and {len(sent)} tokens)")
+    return (
+        f"token {at}: trained on {_shown(tokenizer, trained, at)}, {who} sends {_shown(tokenizer, sent, at)} "
+        f"({len(trained)} and {len(sent)} tokens)"
+    )
 
 
 def prompts(merged: Path, tokenizer: Any, messages: list[Message], tgi: bool) -> dict[str, str]:

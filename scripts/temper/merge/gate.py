@@ -24,9 +24,18 @@ from temper.merge.served import Message
 SEQUENCES, LENGTH = 4, 32  # token sequences whose logits are compared
 
 
-def examine(base: Path, adapter: Path, merged: Path, template: str, end_token: str | None, train_args: dict[str, Any],
-            max_new_tokens: int = 48, prompts: list[list[Message]] | None = None, say: Callable[[str], None] = print,
-            tgi: bool = True) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def examine(
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    template: str,
+    end_token: str | None,
+    train_args: dict[str, Any],
+    max_new_tokens: int = 48,
+    prompts: list[list[Message]] | None = None,
+    say: Callable[[str], None] = print,
+    tgi: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Run every check and return the report, and the golden prompts unless an earlier check failed. Writes nothing."""
     found: list[Outcome] = []
 
@@ -46,12 +55,18 @@ def examine(base: Path, adapter: Path, merged: Path, template: str, end_token: s
         note(*computed)
     else:
         say("gate    logits, golden     not run: mend the failed checks first")
-    return {"ok": all(outcome["ok"] for outcome in found), "template": template, "end_token": end_token, "tgi": tgi,
-            "checks": found}, answers
+    return {
+        "ok": all(outcome["ok"] for outcome in found),
+        "template": template,
+        "end_token": end_token,
+        "tgi": tgi,
+        "checks": found,
+    }, answers
 
 
-def _computed(base: Path, adapter: Path, merged: Path, asked: list[list[Message]],
-              max_new_tokens: int) -> tuple[list[Outcome], dict[str, Any]]:
+def _computed(
+    base: Path, adapter: Path, merged: Path, asked: list[list[Message]], max_new_tokens: int
+) -> tuple[list[Outcome], dict[str, Any]]:
     """Run the checks that need a model: one in memory at a time, the merged one read once for both."""
     small, stored = weights.is_small(merged), weight_files.main_dtype(weight_files.tensors(merged)) or "float32"
     dtype = "float32" if small else stored
@@ -64,8 +79,9 @@ def _computed(base: Path, adapter: Path, merged: Path, asked: list[list[Message]
     gc.collect()
     outcomes = [_golden(answers)]
     if compare:
-        outcomes.insert(0, attempt("logits", lambda: logits.check(
-            base, adapter, mine, sequences, stored, dtype), weights.AGAIN))
+        outcomes.insert(
+            0, attempt("logits", lambda: logits.check(base, adapter, mine, sequences, stored, dtype), weights.AGAIN)
+        )
     return outcomes, answers
 
 
@@ -75,8 +91,11 @@ def _golden(answers: dict[str, Any]) -> Outcome:
     numbers = {"prompts": len(answers["prompts"]), "tokens": tokens, "empty": len(empty)}
     if len(empty) == len(answers["prompts"]):
         return failed("golden", "the merged model answers nothing to every prompt", weights.RETRAIN, **numbers)
-    return passed("golden", f"{len(answers['prompts'])} prompts answered, {tokens} tokens, greedy in "
-                  f"{answers['dtype']}", **numbers)
+    return passed(
+        "golden",
+        f"{len(answers['prompts'])} prompts answered, {tokens} tokens, greedy in {answers['dtype']}",
+        **numbers,
+    )
 
 
 def refusal(merged: Path, report: dict[str, Any]) -> GateError:
@@ -91,9 +110,18 @@ def write(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check(base: Path, adapter: Path, merged: Path, template: str, end_token: str | None, train_args: dict[str, Any],
-          max_new_tokens: int = 48, prompts: list[list[Message]] | None = None, say: Callable[[str], None] = print,
-          tgi: bool = True) -> dict[str, Any]:
+def check(
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    template: str,
+    end_token: str | None,
+    train_args: dict[str, Any],
+    max_new_tokens: int = 48,
+    prompts: list[list[Message]] | None = None,
+    say: Callable[[str], None] = print,
+    tgi: bool = True,
+) -> dict[str, Any]:
     """Check a merged folder, write its golden.json, and return the report.
 
     `train_args`: LLaMA Factory's arguments of the training run; `prompts`: conversations from the training data that
@@ -127,8 +155,16 @@ def run(argv: list[str]) -> int:
 
     given = options(argv)
     train_args = yaml.safe_load(given.train_args.read_text(encoding="utf-8")) if given.train_args else {}
-    report, answers = examine(given.base, given.adapter, given.merged, given.template, given.end_token, train_args,
-                              given.max_new_tokens, tgi=not given.no_tgi)
+    report, answers = examine(
+        given.base,
+        given.adapter,
+        given.merged,
+        given.template,
+        given.end_token,
+        train_args,
+        given.max_new_tokens,
+        tgi=not given.no_tgi,
+    )
     if given.report:
         write(given.report, report)
     if not report["ok"]:

@@ -19,10 +19,15 @@ NEAR_TIE = 4.0
 DEFAULT: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "What is the capital of France?"},),
     ({"role": "user", "content": "请用一句话介绍一下你自己。"},),
-    ({"role": "system", "content": "You answer in one short sentence."},
-     {"role": "user", "content": "Why is the sky blue?"}),
-    ({"role": "user", "content": "My name is Ada."}, {"role": "assistant", "content": "Nice to meet you, Ada."},
-     {"role": "user", "content": "What is my name?"}),
+    (
+        {"role": "system", "content": "You answer in one short sentence."},
+        {"role": "user", "content": "Why is the sky blue?"},
+    ),
+    (
+        {"role": "user", "content": "My name is Ada."},
+        {"role": "assistant", "content": "Nice to meet you, Ada."},
+        {"role": "user", "content": "What is my name?"},
+    ),
 )
 
 
@@ -42,8 +47,9 @@ def _padded(model: Any, prompts: list[list[int]], pad: int) -> tuple[Any, Any]:
     return torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
 
 
-def complete(model: Any, prompts: list[list[int]], eos: set[int],
-             max_new_tokens: int) -> tuple[list[tuple[list[int], list[float]]], float]:
+def complete(
+    model: Any, prompts: list[list[int]], eos: set[int], max_new_tokens: int
+) -> tuple[list[tuple[list[int], list[float]]], float]:
     """Return each prompt's greedy tokens, the eos included, with their leads over the second choices; and max|logit|.
 
     Equal to `generate(do_sample=False)` without the sampling and penalty settings a generation_config.json may hold:
@@ -60,8 +66,14 @@ def complete(model: Any, prompts: list[list[int]], eos: set[int],
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     with torch.inference_mode():
         while going:
-            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                        use_cache=True, **last_only)
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                **last_only,
+            )
             cache, (values, choices) = out.past_key_values, out.logits[:, -1].float().topk(2, dim=-1)
             for row in sorted(going):
                 token = int(choices[row, 0])
@@ -75,8 +87,9 @@ def complete(model: Any, prompts: list[list[int]], eos: set[int],
     return done, top
 
 
-def record(model: Any, tokenizer: Any, prompts: list[list[Message]], max_new_tokens: int = 48,
-           eos: set[int] | None = None) -> dict[str, Any]:
+def record(
+    model: Any, tokenizer: Any, prompts: list[list[Message]], max_new_tokens: int = 48, eos: set[int] | None = None
+) -> dict[str, Any]:
     """Return the golden prompts of a merged model; `eos` defaults to the model's generation_config's.
 
     {"max_new_tokens", "dtype", "near_tie": {dtype: logits}, "prompts": [{"messages", "prompt_ids", "completion_ids",
@@ -89,7 +102,18 @@ def record(model: Any, tokenizer: Any, prompts: list[list[Message]], max_new_tok
     answers, top = complete(model, ids, eos, max_new_tokens)
     near = {dtype: round(max(NEAR_TIE * unit * top, 0.01), 2) for dtype, unit in ROUNDOFF.items()}
     dtype = str(model.dtype).removeprefix("torch.")
-    return {"max_new_tokens": max_new_tokens, "dtype": dtype, "near_tie": near, "prompts": [
-        {"messages": messages, "prompt_ids": asked, "completion_ids": tokens, "margins": margins,
-         "text": tokenizer.decode(tokens, skip_special_tokens=True)}
-        for messages, asked, (tokens, margins) in zip(prompts, ids, answers, strict=True)]}
+    return {
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+        "near_tie": near,
+        "prompts": [
+            {
+                "messages": messages,
+                "prompt_ids": asked,
+                "completion_ids": tokens,
+                "margins": margins,
+                "text": tokenizer.decode(tokens, skip_special_tokens=True),
+            }
+            for messages, asked, (tokens, margins) in zip(prompts, ids, answers, strict=True)
+        ],
+    }

@@ -53,8 +53,9 @@ def adapted(base: Path, adapter: Path, sequences: list[list[int]], dtype: str = 
     return before, after
 
 
-def check(base: Path, adapter: Path, merged: Any, sequences: list[list[int]], stored: str,
-                 dtype: str = "float32") -> Outcome:
+def check(
+    base: Path, adapter: Path, merged: Any, sequences: list[list[int]], stored: str, dtype: str = "float32"
+) -> Outcome:
     """Compare a merged model's logits with base + adapter's.
 
     `merged`: what `compute` gives for it; `stored`: the dtype of its weights; `dtype`: what all three are computed in.
@@ -62,8 +63,9 @@ def check(base: Path, adapter: Path, merged: Any, sequences: list[list[int]], st
     before, tuned = adapted(base, adapter, sequences, dtype)
     if not merged.isfinite().all():
         return failed("logits", "the merged model's logits hold NaN or infinity", RETRAIN, way="logits")
-    error, effect, top = (float(value) for value in (
-        (merged - tuned).abs().max(), (tuned - before).abs().max(), tuned.abs().max()))
+    error, effect, top = (
+        float(value) for value in ((merged - tuned).abs().max(), (tuned - before).abs().max(), tuned.abs().max())
+    )
     bound = max(FACTOR * max(ROUNDOFF[stored], ROUNDOFF[dtype]), FLOAT32_SUMS) * top
     problems, remedy = [], AGAIN
     if effect == 0:
@@ -72,6 +74,15 @@ def check(base: Path, adapter: Path, merged: Any, sequences: list[list[int]], st
         problems.append(f"merged and base + adapter differ by {error:.3g} in a logit, more than {bound:.3g}")
     elif bool((merged == before).all()):
         problems.append("the merged model's logits are the base model's")
-    return judged("logits", problems, remedy, f"differ from base + adapter by {error:.2g} at most (bound {bound:.2g}); "
-                  f"the adapter moves them by {effect:.2g}", way="logits", error=float(f"{error:.2g}"),
-                  bound=float(f"{bound:.2g}"), effect=float(f"{effect:.2g}"), max_logit=float(f"{top:.3g}"))
+    return judged(
+        "logits",
+        problems,
+        remedy,
+        f"differ from base + adapter by {error:.2g} at most (bound {bound:.2g}); "
+        f"the adapter moves them by {effect:.2g}",
+        way="logits",
+        error=float(f"{error:.2g}"),
+        bound=float(f"{bound:.2g}"),
+        effect=float(f"{effect:.2g}"),
+        max_logit=float(f"{top:.3g}"),
+    )

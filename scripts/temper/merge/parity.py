@@ -21,12 +21,13 @@ from temper.merge.outcome import Outcome, attempt, failed, judged, passed
 AGAIN = "delete the merged folder and merge again"
 
 
-def check(base: Path, merged: Path, template: str, train_args: dict[str, Any],
-          tgi: bool = True) -> list[Outcome]:
+def check(base: Path, merged: Path, template: str, train_args: dict[str, Any], tgi: bool = True) -> list[Outcome]:
     """Compare trained and served ids on the fixed conversations, and the end of an answer with the served eos ids."""
     side = cache(lambda: trainer(base, template, train_args))
-    return [attempt("prompt parity", lambda: _prompts(merged, side(), template, train_args, tgi), AGAIN),
-            attempt("answer end", lambda: _end(merged, side(), tgi), AGAIN)]
+    return [
+        attempt("prompt parity", lambda: _prompts(merged, side(), template, train_args, tgi), AGAIN),
+        attempt("answer end", lambda: _end(merged, side(), tgi), AGAIN),
+    ]
 
 
 def _prompts(merged: Path, side: Trainer, template: str, train_args: dict[str, Any], tgi: bool) -> Outcome:
@@ -35,12 +36,19 @@ def _prompts(merged: Path, side: Trainer, template: str, train_args: dict[str, A
     found = differences(merged, tokenizer, side, tgi)
     numbers = {"conversations": len(CONVERSATIONS), "tokens": count, "differ": len(found)}
     if not found:
-        return passed("prompt parity", f"{len(CONVERSATIONS)} conversations, {count} tokens: the server sends what was "
-                      "trained on", **numbers)
+        return passed(
+            "prompt parity",
+            f"{len(CONVERSATIONS)} conversations, {count} tokens: the server sends what was trained on",
+            **numbers,
+        )
     name, first = next(iter(found.items()))
     others = f" (also: {', '.join(list(found)[1:])})" if len(found) > 1 else ""
-    return failed("prompt parity", f"conversation {name!r}{others}, {first}",
-                  remedy(merged, tokenizer, template, train_args, tgi), **numbers)
+    return failed(
+        "prompt parity",
+        f"conversation {name!r}{others}, {first}",
+        remedy(merged, tokenizer, template, train_args, tgi),
+        **numbers,
+    )
 
 
 def _end(merged: Path, side: Trainer, tgi: bool) -> Outcome:
@@ -50,12 +58,19 @@ def _end(merged: Path, side: Trainer, tgi: bool) -> Outcome:
     if not trained:
         problems.append("training puts nothing after an answer, so the model never learns to stop")
     elif not eos & set(trained):
-        problems.append(f"training ends an answer with {words} {trained}, which is not among the served eos ids "
-                        f"{sorted(eos)}: answers would run to the length limit")
+        problems.append(
+            f"training ends an answer with {words} {trained}, which is not among the served eos ids "
+            f"{sorted(eos)}: answers would run to the length limit"
+        )
     first = words[0] if words else ""
-    return judged("answer end", problems, f"set end_token: {first or '…'} in the model file, then merge again",
-                  f"answers end with {first!r}, served eos ids {sorted(eos)}",
-                  trained=trained, eos=sorted(eos))
+    return judged(
+        "answer end",
+        problems,
+        f"set end_token: {first or '…'} in the model file, then merge again",
+        f"answers end with {first!r}, served eos ids {sorted(eos)}",
+        trained=trained,
+        eos=sorted(eos),
+    )
 
 
 def remedy(merged: Path, tokenizer: Any, template: str, train_args: dict[str, Any], tgi: bool) -> str:
@@ -76,8 +91,9 @@ def matching_templates(merged: Path, tokenizer: Any, train_args: dict[str, Any],
 
     plain, names = CONVERSATIONS["plain"], []
     try:
-        sent = [tokenizer.encode(text, add_special_tokens=False)
-                for text in prompts(merged, tokenizer, plain, tgi).values()]
+        sent = [
+            tokenizer.encode(text, add_special_tokens=False) for text in prompts(merged, tokenizer, plain, tgi).values()
+        ]
     except served.Refused:
         return []
     for name, candidate in TEMPLATES.items():
@@ -126,8 +142,10 @@ def trained_template(merged: Path, template: str, train_args: dict[str, Any], tg
         if not found:
             return text
         first = first or "; ".join(f"{name}: {what}" for name, what in found.items())
-    raise GateError(f"template {template} cannot be written as a chat template for {merged} ({first})",
-                    "set another template: in the model file and train again")
+    raise GateError(
+        f"template {template} cannot be written as a chat template for {merged} ({first})",
+        "set another template: in the model file and train again",
+    )
 
 
 def _copy_tokenizer(merged: Path, copy: Path) -> None:
@@ -142,10 +160,12 @@ def put_template(merged: Path, text: str) -> None:
     (merged / "chat_template.json").unlink(missing_ok=True)
     (merged / "chat_template.jinja").write_text(text, encoding="utf-8")
     (merged / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
-def write_trained_template(merged: Path, template: str, train_args: dict[str, Any] | None = None,
-                           tgi: bool = True) -> None:
+def write_trained_template(
+    merged: Path, template: str, train_args: dict[str, Any] | None = None, tgi: bool = True
+) -> None:
     """Replace a folder's chat template by the one it was trained with (`merge.chat_template: trained`)."""
     put_template(merged, trained_template(merged, template, train_args or {}, tgi))

@@ -84,7 +84,8 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
-        extensions=["jinja2.ext.loopcontrols"], finalize=lambda value: "none" if value is None else value)
+        extensions=["jinja2.ext.loopcontrols"], finalize=lambda value: "none" if value is None else value
+    )
 
     def raise_exception(message: str) -> None:
         raise Refused(message)
@@ -111,9 +112,18 @@ def render_as_tgi(folder: Path, messages: list[Message]) -> str:
     for marker in ("{% generation %}", "{% endgeneration %}"):  # TGI drops both, they mark spans for training
         template = template.replace(marker, "")
     try:
-        return str(_environment().from_string(template).render(
-            messages=messages, add_generation_prompt=True, tools=None,
-            bos_token=token_text(config.get("bos_token")), eos_token=token_text(config.get("eos_token"))))
+        return str(
+            _environment()
+            .from_string(template)
+            .render(
+                messages=messages,
+                add_generation_prompt=True,
+                tools=None,
+                bos_token=token_text(config.get("bos_token")),
+                eos_token=token_text(config.get("eos_token")),
+            )
+        )
     except TemplateError as error:
-        raise GateError(f"{folder}: its chat template cannot be rendered ({error})",
-                        "set merge.chat_template: trained") from None
+        raise GateError(
+            f"{folder}: its chat template cannot be rendered ({error})", "set merge.chat_template: trained"
+        ) from None

@@ -55,8 +55,11 @@ def _file_problems(merged: Path) -> list[str]:
     problems = [f"{name} is not safetensors" for name in sorted(names) if name.endswith(PICKLES)]
     if "adapter_model.safetensors" in names:
         problems.append("adapter_model.safetensors would be loaded as model weights")
-    problems += [f"TGI ignores {name} for its name" for name in sorted(names)
-                 if name.endswith(".safetensors") and any(word in name for word in SKIPPED_BY_TGI)]
+    problems += [
+        f"TGI ignores {name} for its name"
+        for name in sorted(names)
+        if name.endswith(".safetensors") and any(word in name for word in SKIPPED_BY_TGI)
+    ]
     if not any(name.endswith(".safetensors") for name in names):
         problems.append("there are no safetensors files")
     return problems
@@ -67,8 +70,11 @@ def _index_problems(merged: Path, found: dict[str, Tensor]) -> list[str]:
     files = {entry.file for entry in found.values()}
     if index is None:
         return [f"{len(files)} weight files and no {INDEX}"] if len(files) > 1 else []
-    problems = [f"the index names {name} in {file}, which does not hold it" for name, file in index.items()
-                if name not in found or found[name].file.name != file]
+    problems = [
+        f"the index names {name} in {file}, which does not hold it"
+        for name, file in index.items()
+        if name not in found or found[name].file.name != file
+    ]
     return problems + [f"the index does not name {name}" for name in found if name not in index]
 
 
@@ -76,8 +82,9 @@ def _tensor_problems(found: dict[str, Tensor], base: dict[str, Tensor], dtype: s
     """Compare with the base model: names, shapes (rows of embeddings apart), dtypes."""
     optional = HEADS if tied else ()
     problems = [f"{name} is missing" for name in base if name not in found and not name.endswith(optional)]
-    problems += [f"{name} is not in the base model" for name in found
-                 if name not in base and not name.endswith(optional)]
+    problems += [
+        f"{name} is not in the base model" for name in found if name not in base and not name.endswith(optional)
+    ]
     for name in found.keys() & base.keys():
         entry, old = found[name], base[name]
         from_row = 1 if name.endswith(EMBEDDINGS + HEADS) else 0  # trained on new tokens, a vocabulary may have grown
@@ -100,6 +107,10 @@ def check(base: Path, merged: Path, tied: bool) -> Outcome:
         problems.append(str(error))
     shown = problems[:3] + ([f"{len(problems) - 3} more"] if len(problems) > 3 else [])
     files = len({entry.file for entry in found.values()})
-    return judged("weight files", shown, "delete the merged folder and merge again",
-                  f"{len(found)} tensors in {files} file{'s' if files > 1 else ''}, names, shapes and dtypes as the "
-                  "base model's", **numbers)
+    return judged(
+        "weight files",
+        shown,
+        "delete the merged folder and merge again",
+        f"{len(found)} tensors in {files} file{'s' if files > 1 else ''}, names, shapes and dtypes as the base model's",
+        **numbers,
+    )

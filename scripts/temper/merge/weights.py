@@ -120,8 +120,11 @@ def check_tensors(base: Path, adapter: Path, merged: Path) -> Outcome:
         return passed("weights", f"left to the logits, for the adapter is more than plain LoRA: {beyond}", way="logits")
     found = read_adapter(adapter, served.read(base, "config.json").get("model_type", ""))
     old, new, whole, tally = _Reader(base), _Reader(merged), is_small(merged), _Tally()
-    problems = [f"the adapter changes {name}, which the models do not both have" for name in found.updates
-                if name not in old.entries or name not in new.entries]
+    problems = [
+        f"the adapter changes {name}, which the models do not both have"
+        for name in found.updates
+        if name not in old.entries or name not in new.entries
+    ]
     if not problems:
         names = sorted(new.entries.keys() & old.entries.keys())
         problems = [said for name in names if (said := _compare(old, new, name, found, whole, tally))]
@@ -135,10 +138,19 @@ def check_tensors(base: Path, adapter: Path, merged: Path) -> Outcome:
     share = tally.changed / tally.adapted if tally.adapted else 0.0
     rows = "all rows" if whole else f"{SAMPLE_ROWS} rows of each"
     counts = f"{len(found.updates)} of {len(new.entries)}"
-    return judged("weights", shown, remedy, f"{counts} tensors are base + scale * B @ A "
-                  f"({tally.worst:.2f} of the rounding bound), {share:.0%} of their elements changed; {rows} compared",
-                  way="tensors", rows="all" if whole else SAMPLE_ROWS, elements=tally.elements,
-                  adapted=len(found.updates), changed_share=round(share, 4), worst_of_bound=round(tally.worst, 3))
+    return judged(
+        "weights",
+        shown,
+        remedy,
+        f"{counts} tensors are base + scale * B @ A "
+        f"({tally.worst:.2f} of the rounding bound), {share:.0%} of their elements changed; {rows} compared",
+        way="tensors",
+        rows="all" if whole else SAMPLE_ROWS,
+        elements=tally.elements,
+        adapted=len(found.updates),
+        changed_share=round(share, 4),
+        worst_of_bound=round(tally.worst, 3),
+    )
 
 
 def _compare(old: _Reader, new: _Reader, name: str, found: Adapter, whole: bool, tally: _Tally) -> str:

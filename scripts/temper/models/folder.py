@@ -13,8 +13,19 @@ from typing import Any
 
 from temper.errors import ModelError
 
-KEEP = ("*.safetensors", "*.json", "tokenizer.model", "vocab.txt", "merges.txt", "*.tiktoken", "*.jinja",
-        "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+KEEP = (
+    "*.safetensors",
+    "*.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "*.jinja",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 # The second copy that some repositories hold for other programs, and the index of weights that are not taken.
 DROP = ("*/*", "consolidated*", "*.bin.index.json")
 PICKLE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -29,18 +40,24 @@ def patterns(trust_remote_code: bool) -> list[str]:
 
 def taken(folder: Path, trust_remote_code: bool) -> dict[str, Path]:
     """Return name to path of the files in `folder` that are taken."""
-    return {path.name: path for path in sorted(folder.iterdir())
-            if path.is_file() and any(fnmatch(path.name, p) for p in patterns(trust_remote_code))
-            and not any(fnmatch(path.name, p) for p in DROP)}
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and any(fnmatch(path.name, p) for p in patterns(trust_remote_code))
+        and not any(fnmatch(path.name, p) for p in DROP)
+    }
 
 
 def refuse_remote_code(folder: Path, origin: str) -> None:
     """Raise ModelError when loading the model would run Python files that come with it."""
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and (code := _json(folder / name).get("auto_map")):
-            raise ModelError(f"{origin}: {name} asks to run Python code that comes with the model ({code})",
-                             "choose a model that transformers knows; or, if you have read and trust that code, "
-                             "set trust_remote_code: true in the model file")
+            raise ModelError(
+                f"{origin}: {name} asks to run Python code that comes with the model ({code})",
+                "choose a model that transformers knows; or, if you have read and trust that code, "
+                "set trust_remote_code: true in the model file",
+            )
 
 
 def refuse_weights(names: list[str], origin: str) -> None:

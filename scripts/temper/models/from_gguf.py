@@ -18,9 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 LAYER = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
@@ -37,8 +43,10 @@ def convert(source: Path, end_token: str, work: Path) -> None:
     reader = gguf.GGUFReader(source)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields["general.architecture"] != "llama":
-        raise ModelError(f"{source.name} is of architecture {fields['general.architecture']}, and only llama is read",
-                         "take the model from huggingface, modelscope or path instead")
+        raise ModelError(
+            f"{source.name} is of architecture {fields['general.architecture']}, and only llama is read",
+            "take the model from huggingface, modelscope or path instead",
+        )
     ids = gguf_tokenizer.write(fields, end_token, work)
     names = {tensor.name for tensor in reader.tensors}
     _write_json(work / "config.json", _config(fields, ids, tied="output.weight" not in names))
@@ -57,16 +65,26 @@ def _config(fields: dict[str, Any], ids: dict[str, int], tied: bool) -> dict[str
     heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
     epsilon = np.float32(fields["llama.attention.layer_norm_rms_epsilon"])
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
-        "hidden_size": width, "num_hidden_layers": fields["llama.block_count"],
-        "num_attention_heads": heads, "num_key_value_heads": fields["llama.attention.head_count_kv"],
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": width,
+        "num_hidden_layers": fields["llama.block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields["llama.attention.head_count_kv"],
         "head_dim": fields.get("llama.attention.key_length", width // heads),
-        "intermediate_size": fields["llama.feed_forward_length"], "hidden_act": "silu",
-        "vocab_size": len(fields["tokenizer.ggml.tokens"]), "tie_word_embeddings": tied,
+        "intermediate_size": fields["llama.feed_forward_length"],
+        "hidden_act": "silu",
+        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
+        "tie_word_embeddings": tied,
         "max_position_embeddings": fields["llama.context_length"],
-        "rope_theta": fields.get("llama.rope.freq_base", 10000.0), "rope_scaling": None,
+        "rope_theta": fields.get("llama.rope.freq_base", 10000.0),
+        "rope_scaling": None,
         "rms_norm_eps": float(str(epsilon)),  # as it was written, 1e-05, not float32's 9.999999747378752e-06
-        "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "use_cache": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "use_cache": True,
         **_special(ids),
     }
 
@@ -105,8 +123,10 @@ def _name(name: str) -> tuple[str, str]:
     else:
         part, known, prefix = stem, OUTSIDE.get(stem), ""
     if known is None or kind != "weight":
-        raise ModelError(f"the GGUF file has a tensor {name}, which is no part of a plain llama model",
-                         "take the model from huggingface, modelscope or path instead")
+        raise ModelError(
+            f"the GGUF file has a tensor {name}, which is no part of a plain llama model",
+            "take the model from huggingface, modelscope or path instead",
+        )
     return f"{prefix}{known}.weight", part
 
 

@@ -25,8 +25,10 @@ def write(fields: dict[str, Any], end_token: str, work: Path) -> dict[str, int]:
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     kind, split = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or split not in DIGITS_APART:
-        raise ModelError(f"the GGUF file's tokenizer is {kind}/{split}, and only gpt2/smollm is read",
-                         "take the model from huggingface, modelscope or path instead")
+        raise ModelError(
+            f"the GGUF file's tokenizer is {kind}/{split}, and only gpt2/smollm is read",
+            "take the model from huggingface, modelscope or path instead",
+        )
     if end_token not in tokens:
         raise ModelError(f"the GGUF file has no token {end_token}", "correct end_token in the model file")
     _build(fields, DIGITS_APART[split]).save(str(work / "tokenizer.json"))
@@ -58,13 +60,24 @@ def _build(fields: dict[str, Any], digits_apart: bool) -> Any:
 def _settings(fields: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
     """Return tokenizer_config.json: the class is the one that reads tokenizer.json as it stands in every version."""
     tokens = fields["tokenizer.ggml.tokens"]
-    added = {str(number): {"content": tokens[number], "lstrip": False, "normalized": False, "rstrip": False,
-                           "single_word": False, "special": kind == CONTROL}
-             for number, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind in (CONTROL, USER_DEFINED)}
+    added = {
+        str(number): {
+            "content": tokens[number],
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": kind == CONTROL,
+        }
+        for number, kind in enumerate(fields["tokenizer.ggml.token_type"])
+        if kind in (CONTROL, USER_DEFINED)
+    }
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": fields["llama.context_length"],
-        "bos_token": tokens[ids["bos"]], "eos_token": tokens[ids["eos"]], "pad_token": tokens[ids["pad"]],
+        "bos_token": tokens[ids["bos"]],
+        "eos_token": tokens[ids["eos"]],
+        "pad_token": tokens[ids["pad"]],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],  # without it, token_type_ids too, which generate refuses
         "chat_template": fields["tokenizer.chat_template"],

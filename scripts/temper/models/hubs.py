@@ -12,8 +12,10 @@ from temper.errors import DiskError, ModelError
 from temper.models import folder
 from temper.models.spec import Source
 
-MIRRORS = ("run it again, what has arrived is kept; if it stays so, check network and proxy, set HF_ENDPOINT or "
-           "MODELSCOPE_ENDPOINT to a mirror, give a modelscope source, or give a folder with the files as path")
+MIRRORS = (
+    "run it again, what has arrived is kept; if it stays so, check network and proxy, set HF_ENDPOINT or "
+    "MODELSCOPE_ENDPOINT to a mirror, give a modelscope source, or give a folder with the files as path"
+)
 
 
 class Unreachable(ModelError):
@@ -57,8 +59,14 @@ def _modelscope(source: Source, into: Path, wanted: list[str]) -> None:
     from modelscope_hub.errors import HubError
 
     try:
-        HubApi().download_repo(str(source.modelscope), "model", revision=source.revision, local_dir=str(into),
-                               allow_patterns=wanted, ignore_patterns=list(folder.DROP))
+        HubApi().download_repo(
+            str(source.modelscope),
+            "model",
+            revision=source.revision,
+            local_dir=str(into),
+            allow_patterns=wanted,
+            ignore_patterns=list(folder.DROP),
+        )
     except HubError as error:  # no OSError, and a failed file's own reason is one level down
         reason = next(iter(getattr(error, "failed_files", {}).values()), error)
         raise _Refused(str(reason), getattr(reason, "status_code", None)) from error
@@ -84,8 +92,10 @@ def _ask(get: Callable[[Source, Path, list[str]], None], source: Source, into: P
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
             raise DiskError(f"no space left for {source} in {into}", "free some, then run it again") from None
         if status in (401, 403, 404):
-            raise ModelError(f"{source}: the hub has no such repository or revision, or not for you ({status})",
-                             "correct the model file; if it is gated, accept its terms and set HF_TOKEN") from None
+            raise ModelError(
+                f"{source}: the hub has no such repository or revision, or not for you ({status})",
+                "correct the model file; if it is gated, accept its terms and set HF_TOKEN",
+            ) from None
         host = re.search(r"host='([^']+)', port=(\d+)\): Max retries", text)
         why = f"{host[1]}:{host[2]} does not answer" if host else text[:160].rstrip(".")
         raise Unreachable(f"{source} cannot be fetched: {why}", MIRRORS) from None

@@ -12,10 +12,13 @@ from temper.errors import ConfigError
 
 PLACES = ("pypi", "huggingface", "modelscope", "path")
 
-_CHATGLM3 = ("is retired: it needs remote code that no longer runs since transformers 4.45; "
-             "use its successor glm-4-9b-0414")
-_QWEN_14B = ("is retired: the first generation needs remote code and was removed from LLaMA Factory; "
-             "use its successor qwen2.5-14b-instruct")
+_CHATGLM3 = (
+    "is retired: it needs remote code that no longer runs since transformers 4.45; use its successor glm-4-9b-0414"
+)
+_QWEN_14B = (
+    "is retired: the first generation needs remote code and was removed from LLaMA Factory; "
+    "use its successor qwen2.5-14b-instruct"
+)
 
 # Names the first version of these scenarios used, and the hubs' names for the same models.
 RETIRED: dict[str, str] = {

@@ -35,14 +35,22 @@ def check(files: dict[str, Path], expected: dict[str, str], known: Path, fetched
     which differs from the record, and each that only the record has.
     """
     if missing := sorted(set(expected) - set(files)):
-        raise ModelError(f"{fetched} has no {', '.join(missing)}, which {known} lists",
-                         f"complete it; if the model is meant to be another one now, delete {known}")
+        raise ModelError(
+            f"{fetched} has no {', '.join(missing)}, which {known} lists",
+            f"complete it; if the model is meant to be another one now, delete {known}",
+        )
     got = {name: digests.of(path) for name, path in sorted(files.items())}
-    wrong = [f"{name} has digest {got[name][:12]}, expected {expected[name][:12]} ({known})"
-             for name in got if expected.get(name, got[name]) != got[name]]
+    wrong = [
+        f"{name} has digest {got[name][:12]}, expected {expected[name][:12]} ({known})"
+        for name in got
+        if expected.get(name, got[name]) != got[name]
+    ]
     if wrong:
-        raise ModelError("; ".join(wrong), f"delete the file from {fetched} and run it again; if its publisher "
-                         f"changed it and you trust the new bytes, delete {known} too")
+        raise ModelError(
+            "; ".join(wrong),
+            f"delete the file from {fetched} and run it again; if its publisher "
+            f"changed it and you trust the new bytes, delete {known} too",
+        )
     return got
 
 

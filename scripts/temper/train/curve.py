@@ -12,7 +12,9 @@ KEPT = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 def write(state: dict[str, Any], out: Path) -> list[dict[str, Any]]:
     """Write loss.jsonl and loss.png into `out` from the content of trainer_state.json; return the rows."""
     history = state["log_history"]
-    rows = [{key: item[key] for key in KEPT if key in item} for item in history if "loss" in item or "eval_loss" in item]
+    rows = [
+        {key: item[key] for key in KEPT if key in item} for item in history if "loss" in item or "eval_loss" in item
+    ]
     (out / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     _plot(rows, out / "loss.png")
     return rows

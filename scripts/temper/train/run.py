@@ -24,8 +24,10 @@ LOG, RESULT = "run.log", "run.result.json"
 # What the log says when training cannot go on, and what to change.
 DISK = re.compile(r"No space left on device|Disk quota exceeded|os error 28")
 MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|can't allocate memory|Cannot allocate memory|MemoryError")
-SMALLER = ("lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps) or train.cutoff_len, "
-           "or take a smaller MODEL")
+SMALLER = (
+    "lower train.per_device_train_batch_size (and raise train.gradient_accumulation_steps) or train.cutoff_len, "
+    "or take a smaller MODEL"
+)
 
 
 class Watch:
@@ -37,6 +39,7 @@ class Watch:
         self.held, self.seen = b"", len(_lines(trainer_log))
 
     def __call__(self) -> None:
+        """Show what is new; raise TrainError when a loss is not a number."""
         self._bar()
         for line in _lines(self.trainer_log)[self.seen :]:
             self.seen += 1
@@ -58,8 +61,10 @@ class Watch:
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise TrainError(f"the loss is {loss} at step {step}",
-                             "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false")
+            raise TrainError(
+                f"the loss is {loss} at step {step}",
+                "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false",
+            )
         if not self.live:
             left = line.get("remaining_time", "?")
             print(f"train   step {step} of {line['total_steps']}, loss {loss:.2f}, {left} left", flush=True)
@@ -84,8 +89,10 @@ def _failure(code: int, log: Path) -> Exception:
         said = "killed, most likely for memory" if code == -9 else "out of memory"
         return TrainError(f"training stopped: {said}", SMALLER)
     if code == -7:  # SIGBUS: the mapped weights lost their end, or /dev/shm is full
-        return TrainError("training stopped: a file it was reading shrank, or shared memory is full",
-                          "let no other program write to build/models, then run it again")
+        return TrainError(
+            "training stopped: a file it was reading shrank, or shared memory is full",
+            "let no other program write to build/models, then run it again",
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip() and not BAR.search(line.encode())]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
     last = (errors or lines or ["no message"])[-1]
@@ -132,12 +139,18 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], secon
     (into / ADAPTER[1]).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.rmtree(out)
     shutil.rmtree(into / "run.cache", ignore_errors=True)
-    losses = [row["loss"] for row in rows if "loss" in row]
-    summary = f"{state['global_step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, " \
-              f"{'bf16' if arguments.get('bf16') else 'float32'}"
+    losses = [row["loss"] for row in rows if "loss" in row] or [totals["train_loss"]]
+    summary = (
+        f"{state['global_step']} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}, {chosen['threads']} threads, "
+        f"{'bf16' if arguments.get('bf16') else 'float32'}"
+    )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    figures = {"llamafactory_seconds": round(seconds, 1), "peak_bytes": peak, "steps_seconds": totals["train_runtime"],
-               "tokens": totals.get("num_input_tokens_seen", 0)}
+    figures = {
+        "llamafactory_seconds": round(seconds, 1),
+        "peak_bytes": peak,
+        "steps_seconds": totals["train_runtime"],
+        "tokens": totals.get("num_input_tokens_seen", 0),
+    }
     result = {"summary": summary, "chosen": chosen, "run": figures}
     (into / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
