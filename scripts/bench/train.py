@@ -27,7 +27,7 @@ from temper.train import machine, run, settings
 PEER: dict[str, Any] = {"bf16": False, "per_device_train_batch_size": 8}
 
 
-def arguments(base: Path, data: Path, out: Path, **own: Any) -> dict[str, Any]:
+def arguments(base: Path, data: Path, out: Path, own: dict[str, Any]) -> dict[str, Any]:
     """Return a training run over the rows once, without checkpoints."""
     return {
         "stage": "sft",
@@ -74,7 +74,7 @@ def rate(base: Path, data: Path, threads: int, own: dict[str, Any]) -> float:
         where = Path(scratch)
         found = []
         for extra in ({"max_steps": 1}, {}):
-            found.append(once(arguments(base, data, where / "out", **own, **extra), threads, where))
+            found.append(once(arguments(base, data, where / "out", own | extra), threads, where))
             shutil.rmtree(where / "out")
         (start, first), (whole, tokens) = found
         return (tokens - first) / (whole - start)
@@ -92,11 +92,8 @@ def main() -> None:
     if not (base / "config.json").exists() or not (data / "train.jsonl").exists():
         sys.exit("error: no model or rows yet; run: make model data SCENARIO=customer-service PROFILE=cpu")
     profile = yaml.safe_load(Path("configs/profiles/cpu.yaml").read_text(encoding="utf-8"))["train"]
-    ours = {
-        **settings.CPU,
-        "bf16": machine.choose(True)["bf16"],
-        "per_device_train_batch_size": profile["per_device_train_batch_size"],
-    }
+    taken = ("lora_target", "lora_rank", "lora_alpha", "per_device_train_batch_size")
+    ours = {**settings.CPU, "bf16": machine.choose(True)["bf16"], **{key: profile[key] for key in taken}}
     sides = {"LLaMA Factory's defaults": PEER, "profile cpu": ours}
     print(f"{given.rows} rows of customer-service, {given.threads} threads")
     for _ in range(given.rounds):

@@ -41,7 +41,11 @@ def trainable(shape: Shape, train: dict[str, Any]) -> int:
     """Count the adapter's parameters: rank x (inputs + outputs) for each target in each layer."""
     sizes, target = projections(shape), str(train.get("lora_target", "all"))
     wanted = list(sizes) if target == "all" else [name.strip() for name in target.split(",")]
-    return shape.layers * sum(int(train.get("lora_rank", 8)) * sum(sizes[n]) for n in wanted if n in sizes)
+    total = 0
+    for name in wanted:  # down_proj is one in each layer, 18.mlp.down_proj one in all
+        layers = 1 if "." in name else shape.layers
+        total += layers * int(train.get("lora_rank", 8)) * sum(sizes.get(name.rpartition(".")[2], ()))
+    return total
 
 
 def training_bytes(shape: Shape, train: dict[str, Any], parameters: int, longest: int, on_cpu: bool) -> float:
