@@ -116,7 +116,8 @@ def _train(config: dict[str, Any]) -> Stage:
         from temper.train import settings
 
         arguments = settings.resolved(config, base(config), here / "data", work)
-        settings.write(arguments, work / "run.config.yaml", "what the stage asked for")
+        origins = [f"{key} from {origin}" for key, origin in config["origins"].items() if key.startswith("train.")]
+        settings.write(arguments, work / "run.config.yaml", "\n".join(["What the stage asked for.", *origins]))
         _program(config, "train_model.py", "--quiet", f"--config={work / 'run.config.yaml'}")
         result = dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
         if tokens := result["run"]["tokens"]:

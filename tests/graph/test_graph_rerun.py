@@ -185,7 +185,7 @@ def test_a_training_key_trains_and_merges(made: Repo) -> None:
     assert made.asked("merge") == []
 
 
-@pytest.mark.parametrize("override", ["train.learning_rate=2e-4", "train.seed=7", "train.lora_rank=32"])
+@pytest.mark.parametrize("override", ["train.learning_rate=2e-4", "train.seed=7", "train.lora_rank=8"])
 def test_an_override_trains_and_merges(made: Repo, override: str) -> None:
     """A training key, the seed too, given with SET runs train and merge; without it they run again."""
     assert made.merge(SET=override) == ["train", "merge"]
