@@ -8,31 +8,45 @@ MAKEFLAGS += --no-builtin-rules --no-builtin-variables --no-print-directory
 
 ##@ Settings
 SCENARIO ?= customer-service  ## what to make: a file in configs/scenarios
-PROFILE ?= cpu                ## how big: a file in configs/profiles
+PROFILE ?=                    ## how big: a file in configs/profiles (default: cpu; with a GPU and an engine gpu-24g)
 MODEL ?=                      ## a base model in place of the scenario's: a file in configs/models
 SET ?=                        ## overrides: SET='train.lora_rank=16 serve.port=8001'
-RUNTIME ?= local              ## where stages run: local (the .venv here)
+RUNTIME ?=                    ## where stages run: local (.venv), docker, podman (default: local; with a GPU the engine)
+ENGINE ?=                     ## what serves: tgi, vllm or local (default: the profile's)
+IMAGE ?= temper-cpu temper-cuda  ## which images: temper-cpu temper-cuda temper-serve
+BASE_IMAGE ?=                 ## a base of your own: registry/debian@sha256:…
+PIN ?=                        ## 1: record the image that make image builds as the wanted one
 PORT ?=                       ## port to serve on (default: serve.port, 8000)
 BUILD ?= build                ## folder of everything made at run time
 WAIT ?= 1                     ## 0: fail at once when another make holds the scenario
 
+# With a GPU and a container engine, stages run in containers with profile gpu-24g; quickstart is for a CPU.
+GPU := $(wildcard /dev/nvidiactl /dev/dxg)
+FOUND := $(firstword $(foreach engine,docker podman,$(if $(wildcard $(addsuffix /$(engine),$(subst :, ,$(PATH)))),$(engine))))
+CONTAINED := $(if $(GPU),$(if $(filter quickstart,$(MAKECMDGOALS)),,$(FOUND)))
+
 # A value's trailing blanks come from the comments above.
 override SCENARIO := $(strip $(SCENARIO))
-override PROFILE := $(strip $(PROFILE))
+override PROFILE := $(or $(strip $(PROFILE)),$(if $(CONTAINED),gpu-24g,cpu))
 override MODEL := $(strip $(MODEL))
-override RUNTIME := $(strip $(RUNTIME))
+override RUNTIME := $(or $(strip $(RUNTIME)),$(CONTAINED),local)
 override BUILD := $(strip $(BUILD))
-override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))))
+override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))) $(if $(strip $(ENGINE)),serve.engine=$(strip $(ENGINE))))
 
-VENV := .venv
-INSTALLED := $(VENV)/installed $(if $(filter gpu-% multi-%,$(PROFILE)),.venv-cuda/installed)
-STATE := $(BUILD)/$(SCENARIO)/$(PROFILE)/.state
+# Where stages run in containers, the host needs no PyTorch.
+VENV := $(if $(filter local,$(RUNTIME)),.venv,.venv-host)
+INSTALLED := $(VENV)/installed $(if $(filter local,$(RUNTIME)),$(if $(filter gpu-% multi-%,$(PROFILE)),.venv-cuda/installed))
+empty :=
+space := $(empty) $(empty)
+STATE := $(subst $(space),\$(space),$(BUILD)/$(SCENARIO)/$(PROFILE)/.state)
 TEMPER := $(VENV)/bin/python -m temper
 export PYTHONPATH := scripts
 export TEMPER_BUILD := $(BUILD)
 export WAIT := $(strip $(WAIT))
+export BASE_IMAGE := $(strip $(BASE_IMAGE))
 quoted = '$(subst ','\'',$1)'
-ARGS = --scenario $(call quoted,$(SCENARIO)) --profile $(call quoted,$(PROFILE)) --model $(call quoted,$(MODEL)) --set $(call quoted,$(SET))
+ARGS = --scenario $(call quoted,$(SCENARIO)) --profile $(call quoted,$(PROFILE)) --model $(call quoted,$(MODEL)) --set $(call quoted,$(SET)) \
+  --runtime $(call quoted,$(RUNTIME))
 
 ##@ Start here
 .PHONY: help quickstart doctor new plan
@@ -53,8 +67,10 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install model data train merge verify
+.PHONY: install image model data train merge verify
 install: $(INSTALLED)  ## the Python environment in .venv, from a hash-locked list; GPU profiles: .venv-cuda too
+image: .venv-host/installed  ## the pinned images, built without network and compared with docker/images.lock; IMAGE=, PIN=1
+	@.venv-host/bin/python -m temper.images make $(if $(strip $(PIN)),--pin) --runtime $(call quoted,$(RUNTIME)) $(IMAGE)
 
 model: $(STATE)/model.done  ## the base model, fetched and checked
 data: $(STATE)/data.done    ## the rows, checked and split
@@ -82,35 +98,43 @@ status: $(VENV)/installed  ## what is made, and whether the server runs
 	@$(TEMPER) status $(ARGS)
 
 ##@ Work on Temper
-.PHONY: test check lock bench-train bench-merge bench-graph clean
-test: $(VENV)/installed-dev  ## everything that proves the repository: T=tests/graph for one folder
-	@$(VENV)/bin/python -m pytest $(or $(T),tests)
+.PHONY: test check lock pin bench-train bench-merge bench-image bench-graph clean
+test: .venv/installed-dev  ## everything that proves the repository: T=tests/graph for one folder
+	@.venv/bin/python -m pytest $(or $(T),tests)
 
-check: $(VENV)/installed-dev  ## format, lint and type check
-	@$(VENV)/bin/ruff format --check scripts tests && $(VENV)/bin/ruff check scripts tests && $(VENV)/bin/mypy
+check: .venv/installed-dev  ## format, lint and type check
+	@.venv/bin/ruff format --check scripts tests && .venv/bin/ruff check scripts tests && .venv/bin/mypy
 
 lock:  ## resolve every pin anew and show what moved
 	@scripts/lock.sh
 
-bench-train: $(VENV)/installed  ## tokens per CPU second against LLaMA Factory's defaults
-	@$(VENV)/bin/python scripts/bench/train.py $(BENCH)
+pin: .venv-host/installed  ## the digest of a served image, looked up and recorded: make pin ENGINE=vllm TAG=v0.11.0
+	@.venv-host/bin/python -m temper.images.pin $(call quoted,$(strip $(ENGINE))) $(call quoted,$(strip $(TAG)))
 
-bench-merge: $(VENV)/installed  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
-	@$(VENV)/bin/python scripts/bench/merge.py $(BENCH)
+bench-train: .venv/installed  ## tokens per CPU second against LLaMA Factory's defaults
+	@.venv/bin/python scripts/bench/train.py $(BENCH)
 
-bench-graph: $(VENV)/installed  ## a make with nothing to do against DVC and Snakemake
-	@$(VENV)/bin/python scripts/bench/graph.py $(BENCH)
+bench-merge: .venv/installed  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
+	@.venv/bin/python scripts/bench/merge.py $(BENCH)
+
+bench-image: .venv/installed  ## import times in the container against the local environment
+	@.venv/bin/python scripts/bench/image.py $(BENCH)
+
+bench-graph: .venv/installed  ## a make with nothing to do against DVC and Snakemake
+	@.venv/bin/python scripts/bench/graph.py $(BENCH)
 
 clean:  ## delete what was made for SCENARIO and PROFILE; ALL=1: everything, .venv too
 	@$(if $(wildcard $(VENV)/bin/python),$(TEMPER) clean $(ARGS),rm -rf '$(BUILD)/$(SCENARIO)/$(PROFILE)')
-	@$(if $(ALL),rm -rf '$(BUILD)' $(VENV) .venv-cuda)
+	@$(if $(ALL),rm -rf '$(BUILD)' .venv .venv-cuda .venv-host)
 
-# The environment. The lock's digest stands in the file, so a changed lock installs and an untouched one does not.
-$(VENV)/installed: docker/locks/cpu.txt scripts/llamafactory/install_llamafactory.sh
-	@sha256sum --status -c $@ 2>/dev/null && touch $@ || bash scripts/llamafactory/install_llamafactory.sh
-.venv-cuda/installed: docker/locks/cuda.txt scripts/llamafactory/install_llamafactory.sh
-	@sha256sum --status -c $@ 2>/dev/null && touch $@ || bash scripts/llamafactory/install_llamafactory.sh --cuda
-$(VENV)/installed-dev: docker/locks/dev.txt $(VENV)/installed
+# The environments. The lock's digest stands in the file, so a changed lock installs and an untouched one does not.
+.venv/installed: docker/locks/cpu.txt
+.venv-cuda/installed: docker/locks/cuda.txt
+.venv-host/installed: docker/locks/host.txt
+.venv/installed .venv-cuda/installed .venv-host/installed: scripts/llamafactory/install_llamafactory.sh
+	@sha256sum --status -c $@ 2>/dev/null && touch $@ || \
+	  bash scripts/llamafactory/install_llamafactory.sh $(patsubst .venv%,-%,$(filter-out .venv,$(@D)))
+.venv/installed-dev: docker/locks/dev.txt .venv/installed
 	@bash scripts/llamafactory/install_llamafactory.sh --dev
 
 # The graph. A stage's .paths names what it reads and has written, its .list holds their ctime, size and inode as they
@@ -119,13 +143,13 @@ $(VENV)/installed-dev: docker/locks/dev.txt $(VENV)/installed
 STAGES := model data train merge
 .PHONY: FORCE
 $(STAGES:%=$(STATE)/%.list) &: FORCE | $(INSTALLED)
-	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(STATE)' stages=($(STAGES)) look=($(TEMPER) look $(ARGS)) \
+	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(BUILD)/$(SCENARIO)/$(PROFILE)/.state' stages=($(STAGES)) look=($(TEMPER) look $(ARGS)) \
 	  asked='$(subst ','\'',$(RUNTIME) $(MODEL) $(SET))'; . scripts/stale.sh
 
 define stage  # $1: the stage, $2: the stages before it
 $(STATE)/$1.done: $(STATE)/$1.list $(2:%=$(STATE)/%.done) | $(INSTALLED)
 	@$(TEMPER) stage $1 $(ARGS)
-	@touch $$@
+	@touch '$$@'
 endef
 $(eval $(call stage,model,))
 $(eval $(call stage,data,))

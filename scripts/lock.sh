@@ -35,14 +35,23 @@ add_torch_hashes() {
   mv "$LOCKS/cpu.new" "$LOCKS/cpu.txt"
 }
 
+# LLaMA Factory and transformers as files to read, without what they depend on.
+add_sources() {
+  awk '/^[a-z]/ { keep = /^(llamafactory|transformers)==/ } keep' "$LOCKS/cpu.txt" >>"$LOCKS/host.txt"
+}
+
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 cp "$LOCKS"/*.txt "$before/"
-for name in ${*:-cpu cuda dev bench test-tf451 test-tf5}; do
+for name in ${*:-cpu cuda host dev bench test-tf451 test-tf5 temper-cpu temper-cuda}; do
   case $name in
     cpu) resolve cpu --override "$LOCKS/absent.txt" ${UPGRADE:+--upgrade}; add_torch_hashes ;;
     dev) resolve dev --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade} ;;
     test-*) resolve "$name" --no-deps ${UPGRADE:+--upgrade} ;;
+    # Without this machine's find-links: a CPU build of torch among them would stand for the CUDA build.
+    cuda) PIP_FIND_LINKS="" resolve cuda ${UPGRADE:+--upgrade} ;;
+    host) resolve host --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade}; add_sources ;;
+    temper-*) make --silent .venv-host/installed; PYTHONPATH=scripts .venv-host/bin/python -m temper.images resolve "$name"; continue ;;
     *) resolve "$name" ${UPGRADE:+--upgrade} ;;
   esac
   diff <(grep -E '^[a-z]' "$before/$name.txt" 2>/dev/null) <(grep -E '^[a-z]' "$LOCKS/$name.txt") |

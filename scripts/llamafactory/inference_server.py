@@ -73,7 +73,10 @@ def run() -> int:
         return 0
     with_torch([os.path.abspath(__file__), *sys.argv[1:]])
     from temper.serve import __main__ as server
+    from temper.serve import launcher
 
+    for name in launcher.VARIABLES:  # an API_KEY in a shell is meant for another server
+        os.environ.pop(name, None)
     sys.argv = [
         "temper.serve",
         "--model-id",
@@ -84,6 +87,7 @@ def run() -> int:
         str(given.port),
         *rest,
     ]
+    server.hide_key(server.options())
     print(f"serving: {shlex.join(sys.argv[1:])}", file=sys.stderr)
     return server.run()
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with LLaMA Factory from a hash-locked list, or .venv-cuda for GPU profiles (not yet run on a GPU).
+# Make .venv with LLaMA Factory from a hash-locked list, .venv-cuda for GPU profiles (not yet run on a GPU), or
+# .venv-host, the little that a host needs whose stages run in containers.
 # pip's own configuration decides where packages come from: indexes, find-links, proxies, certificates.
 # Settings: PYTHON (default python3), TORCH_INDEX (used only when none of pip's own sources has the locked torch).
 set -euo pipefail
@@ -7,15 +8,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PYTHON=${PYTHON:-python3}
 TORCH_INDEX=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 VENV=.venv LOCK=docker/locks/cpu.txt SIZE=0.6
-if [[ ${1:-} == --cuda ]]; then VENV=.venv-cuda LOCK=docker/locks/cuda.txt SIZE=4; fi
+if [[ ${1:-} == --cuda ]]; then VENV=.venv-cuda LOCK=docker/locks/cuda.txt SIZE=3; fi
+if [[ ${1:-} == --host ]]; then VENV=.venv-host LOCK=docker/locks/host.txt SIZE=0.1; fi
 
 fail() { echo "error: $1; $2" >&2; exit 11; }
 
 usage() { cat <<'TEXT'
-usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --cuda]
+usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --cuda | --host]
 Makes .venv from docker/locks/cpu.txt; pip's own configuration decides where packages come from.
   --dev   also what `make test` and `make check` need
   --cuda  .venv-cuda from docker/locks/cuda.txt, for profiles that need a GPU
+  --host  .venv-host from docker/locks/host.txt, for a host whose stages run in containers
 TEXT
 }
 
@@ -57,7 +60,7 @@ make_environment() {
 }
 
 case $* in
-  "" | --dev | --cuda) ;;
+  "" | --dev | --cuda | --host) ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: unknown option $*; see bash scripts/llamafactory/install_llamafactory.sh --help" >&2; exit 2 ;;
 esac

@@ -36,6 +36,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--model", default="", help="a base model instead of the scenario's")
     parser.add_argument("--set", default="", dest="overrides", help="'section.key=value …'")
+    parser.add_argument("--runtime", default="local", help="where stages run: local, docker or podman")
     parser.add_argument("--question", default="", help="for ask")
     parser.add_argument("--input", default="", help="for new: the file with the rows")
     parser.add_argument("--instruction_col", default="")
@@ -49,7 +50,8 @@ def configuration(given: argparse.Namespace) -> dict[str, Any]:
     from temper.config import cached
 
     where = pipeline.state(given.scenario, given.profile)
-    return cached.resolved(where, given.scenario, given.profile, given.model, given.overrides)
+    config = cached.resolved(where, given.scenario, given.profile, given.model, given.overrides)
+    return {**config, "runtime": given.runtime}
 
 
 def say(line: str) -> None:
@@ -59,9 +61,10 @@ def say(line: str) -> None:
 
 def stage(given: argparse.Namespace) -> int:
     """Bring one stage up to date."""
-    from temper import pipeline
+    from temper import child, pipeline
     from temper import stage as contract
 
+    child.die_with_parent()
     config = configuration(given)
     watch = pipeline.state(given.scenario, given.profile) / f"{given.name}.paths"
     contract.bring_up_to_date(pipeline.stage(given.name, config), pipeline.lock(config), watch, say)

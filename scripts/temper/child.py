@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,8 +41,21 @@ def _die_with(parent: int, libc: Any) -> None:
         os._exit(1)
 
 
-def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start `argv`; it is killed when this process dies. Its output goes to `log`, else where ours goes."""
+def die_with_parent() -> None:
+    """Be ended by SIGTERM when the process that started this one dies: a killed make leaves nothing at work."""
+    import ctypes
+
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(143)
+
+
+def start(argv: list[str], env: dict[str, str], log: Path | None = None, hold: bool = False) -> subprocess.Popen[bytes]:
+    """Start `argv`; it is killed when this process dies. Its output goes to `log`, else where ours goes.
+
+    With `hold` its standard input stays open, and silent, as long as this process lives.
+    """
     import ctypes
     import subprocess
 
@@ -50,6 +64,7 @@ def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subp
         return subprocess.Popen(
             argv,
             env=env,
+            stdin=subprocess.PIPE if hold else None,
             preexec_fn=partial(_die_with, os.getpid(), ctypes.CDLL(None)),
             stdout=out,
             stderr=subprocess.STDOUT if out else None,
@@ -59,14 +74,20 @@ def start(argv: list[str], env: dict[str, str], log: Path | None = None) -> subp
             out.close()
 
 
-def run(argv: list[str], env: dict[str, str], log: Path | None = None, watch: Callable[[], None] | None = None) -> int:
+def run(
+    argv: list[str],
+    env: dict[str, str],
+    log: Path | None = None,
+    watch: Callable[[], None] | None = None,
+    hold: bool = False,
+) -> int:
     """Run `argv` to its end and return its exit code (negative: killed by that signal).
 
     `watch` is called twice a second; what it raises stops the child first. So does Ctrl-C.
     """
     from subprocess import TimeoutExpired
 
-    process = start(argv, env, log)
+    process = start(argv, env, log, hold)
     try:
         while True:
             try:

@@ -88,13 +88,28 @@ def _output(argv: list[str]) -> str | None:
         return None
 
 
-def _engine() -> Finding:
+def _engine(runtime: str) -> Finding:
+    if runtime != "local":
+        return _asked_for(runtime)
     for name in ("docker", "podman"):
         if shutil.which(name):
             if _output([name, "info"]) is not None:
                 return "ok", f"container engine {name}", ""
             return "note", f"{name} is installed but does not answer", f"start it: systemctl start {name}"
     return "note", "no container engine", "apt-get install podman (not needed for RUNTIME=local)"
+
+
+def _asked_for(runtime: str) -> Finding:
+    """Examine the engine that RUNTIME names, as a stage would."""
+    from temper import containers
+    from temper.errors import TemperError
+
+    try:
+        engine = containers.find(runtime)
+    except TemperError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        return "lack", what, remedy
+    return "ok", f"container engine {runtime}{', rootless' if engine.rootless else ''}", ""
 
 
 def _needs_gpu(profile: str) -> bool:
@@ -135,8 +150,8 @@ def _card(line: str, wanted: bool) -> Finding:
     )
 
 
-def findings(profile: str) -> list[Finding]:
-    """Examine this machine for a profile."""
+def findings(profile: str, runtime: str) -> list[Finding]:
+    """Examine this machine for a profile and a runtime."""
     gpu = _gpu(_needs_gpu(profile))
     return [
         _python(),
@@ -146,14 +161,14 @@ def findings(profile: str) -> list[Finding]:
         _disk(),
         _memory(),
         _processor(),
-        _engine(),
+        _engine(runtime),
         *gpu,
     ]
 
 
-def report(profile: str, say: Callable[[str], None]) -> int:
+def report(profile: str, say: Callable[[str], None], runtime: str = "local") -> int:
     """Print the findings; return 11 when something needed is missing, else 0."""
-    found = findings(profile)
+    found = findings(profile, runtime)
     for kind, what, remedy in found:
         say(f"{kind:<5} {what}{'  ->  ' + remedy if remedy else ''}")
     lacking = sum(kind == "lack" for kind, _, _ in found)

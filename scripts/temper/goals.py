@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from temper import digests, locking, pipeline, stage
+from temper import digests, locking, pipeline, runtime, stage
 from temper.__main__ import configuration, say
 from temper.errors import ResultError, UsageError
 
@@ -81,7 +81,10 @@ def status(given: argparse.Namespace) -> None:
     from temper.serve import session
 
     config = configuration(given)
-    say(f"status  {config['scenario']}, profile {config['profile']}, model {config['model']['name']}")
+    say(
+        f"status  {config['scenario']}, profile {config['profile']}, model {config['model']['name']}, "
+        f"runtime {runtime.describe(config)}"
+    )
     for name in pipeline.ORDER:
         say(_made(name, pipeline.stage(name, config).result))
     say(f"serve   {session.status_line(given.scenario, given.profile)}")
@@ -101,7 +104,7 @@ def doctor(given: argparse.Namespace) -> int:
     """Say what this machine has and lacks."""
     from temper import doctor as examination
 
-    return examination.report(given.profile, say)
+    return examination.report(given.profile, say, given.runtime)
 
 
 def new(given: argparse.Namespace) -> None:

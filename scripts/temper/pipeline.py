@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from temper import child
-from temper.errors import MachineError, TemperError
+from temper import runtime
+from temper.errors import TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
-from temper.stage import Stage
+from temper.stage import TOOLS, Stage
 
 ORDER = ("model", "data", "train", "merge")
 FRONT_DOORS = Path("scripts/llamafactory")
-CUDA_PYTHON = Path(".venv-cuda/bin/python")
 
 
 class ChildFailed(TemperError):
@@ -41,19 +39,8 @@ def base(config: dict[str, Any]) -> Path:
     return BUILD / "models" / config["model"]["name"]
 
 
-def _python(config: dict[str, Any]) -> str:
-    """Return the interpreter that stage bodies run in: this one, or the CUDA environment's for a GPU profile."""
-    if not config["gpu"]:
-        return sys.executable
-    if not CUDA_PYTHON.exists():
-        raise MachineError(
-            f"profile {config['profile']} needs the CUDA environment", f"run: make install PROFILE={config['profile']}"
-        )
-    return str(CUDA_PYTHON)
-
-
 def _program(config: dict[str, Any], name: str, *arguments: str) -> None:
-    code = child.run([_python(config), str(FRONT_DOORS / name), *arguments], child.environment())
+    code = runtime.run(config, FRONT_DOORS / name, *arguments)
     if code:
         raise ChildFailed(code if code > 0 else 128 - code)
 
@@ -174,8 +161,14 @@ def _merge(config: dict[str, Any]) -> Stage:
 def stage(name: str, config: dict[str, Any]) -> Stage:
     """Return one of ORDER for a resolved configuration."""
     made = {"model": _model, "data": _data, "train": _train, "merge": _merge}[name](config)
-    watched = (*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings")
-    return replace(made, watched=tuple(path for path in watched if path.exists()))
+    watched = [*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
+    if runtime.in_container(config) and name != "model":  # models are fetched by the host
+        from temper.images import pinned
+
+        watched.append(pinned.LOCK)
+        made = replace(made, image=runtime.digest(config), tools=lambda: runtime.tools(config, TOOLS))
+    where = runtime.describe(config) if name != "model" else "local"
+    return replace(made, watched=tuple(path for path in watched if path.exists()), where=where)
 
 
 def lock(config: dict[str, Any]) -> Path:

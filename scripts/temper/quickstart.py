@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from temper import judge, pipeline
+from temper import child, judge, pipeline, runtime
 from temper.errors import AnswerError, ConfigError
 from temper.paths import BUILD
 from temper.serve import control, session
@@ -26,10 +26,11 @@ def _make(goal: str, given: argparse.Namespace) -> None:
         "SET": given.overrides,
         "PORT": "",
         "BUILD": str(BUILD),
+        "RUNTIME": given.runtime,
     }  # the port stands in SET already
-    done = subprocess.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], check=False)
-    if done.returncode:
-        raise pipeline.ChildFailed(done.returncode)
+    code = child.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], dict(os.environ))
+    if code:
+        raise pipeline.ChildFailed(code)
 
 
 @contextmanager
@@ -38,9 +39,7 @@ def _base_server(config: dict[str, Any]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         state = Path(scratch)
         try:
-            yield control.start(
-                pipeline.base(config), state, session.arguments(config), "base", None, "127.0.0.1", _free_port()
-            )
+            yield session.start_base(config, state, _free_port(), print)
         finally:
             control.stop(state)
 
@@ -82,10 +81,12 @@ def _short(text: str, width: int = 160) -> str:
 
 def run(given: argparse.Namespace, config: dict[str, Any], say: Callable[[str], None]) -> None:
     """Make, serve, ask and judge; raise AnswerError when a tuned answer is not what the data says."""
+    child.die_with_parent()
     started = time.monotonic()
     if not config["ask"]["show"]:
         raise ConfigError(f"{config['scenario']}: ask.show is empty", "name the questions to ask in ask.show")
-    say(f"quickstart {config['scenario']}: {config['model']['name']}, profile {config['profile']}, runtime local")
+    where = f"profile {config['profile']}, runtime {runtime.describe(config)}"
+    say(f"quickstart {config['scenario']}: {config['model']['name']}, {where}")
     _make("serve", given)
     url = session.url(config)
     wrong = _compare(config, url, say)

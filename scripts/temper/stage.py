@@ -39,6 +39,9 @@ class Stage:
     watched: tuple[Path, ...] = ()  # files that may change what is made, through the configuration
     config: dict[str, Any] = field(default_factory=dict)  # the section of the configuration it reads
     revision: int = 1  # raised when the same inputs would give other outputs
+    image: str = ""  # digest of the image its body runs in; "" for the local environment
+    where: str = "local"  # the same in words
+    tools: Callable[[], dict[str, str]] = field(default=lambda: local_tools())
 
     @property
     def work(self) -> Path:
@@ -104,6 +107,7 @@ def made_from(stage: Stage, lock_digest: str) -> dict[str, Any]:
         "inputs": inputs,
         "config": stage.config,
         "lock": lock_digest,
+        "image": stage.image,
     }
 
 
@@ -131,6 +135,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
     if old["lock"] != new["lock"]:
         found.append(f"the environment's lock changed ({old['lock'][:8]} -> {new['lock'][:8]})")
+    # The local environment and the image of the same lock give the same bytes (docs/decisions/0006).
+    if (was := old.get("image")) and (now := new.get("image")) and was != now:
+        found.append(f"the image changed ({was[7:15]} -> {now[7:15]})")
     if old["revision"] != new["revision"]:
         found.append(f"Temper makes it differently (revision {old['revision']} -> {new['revision']})")
     return found
@@ -219,8 +226,8 @@ def _write_list(stage: Stage, paths_file: Path, seen: dict[str, str]) -> None:
 
 
 def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str], None]) -> None:
-    resumed = _prepare(stage, now)
-    say(f"{stage.name:<7} {'resumes' if resumed else 'starts'}: {'; '.join(why[:3])}{' …' if len(why) > 3 else ''}")
+    begins = "resumes" if _prepare(stage, now) else "starts"
+    say(f"{stage.name:<7} {begins} ({stage.where}): {'; '.join(why[:3])}{' …' if len(why) > 3 else ''}")
     started = time.time()
     result = stage.run(stage.work)
     now["inputs"] |= _recorded(stage)
@@ -230,7 +237,7 @@ def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str],
         "temper": __version__,
         "made_from": now,
         "chosen": result.get("chosen", {}),
-        "tools": _tools(),
+        "tools": stage.tools(),
         "outputs": outputs,
     }
     seconds = time.time() - started
@@ -269,7 +276,8 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tools() -> dict[str, str]:
+def local_tools() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter in this environment."""
     import platform
     from importlib import metadata  # 20 ms
 

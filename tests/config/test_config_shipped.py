@@ -50,7 +50,8 @@ def test_every_scenario_resolves_with_every_profile(
 def test_every_model_resolves_in_place_of_the_scenarios(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model file is valid, can be asked for with MODEL, and its shape has the parameters it states."""
     monkeypatch.chdir(ROOT)
-    config = resolve.resolve("customer-service", "gpu-80g", model)
+    _, spec = resolve.load_model(model)
+    config = resolve.resolve("customer-service", "gpu-80g", model, "" if spec.tgi else "serve.engine=vllm")
     assert config["model"]["name"] == model
     assert config["origins"]["model"] == "MODEL"
     assert Shape.model_validate(config["model"]["shape"]).parameters() == config["model"]["parameters"]

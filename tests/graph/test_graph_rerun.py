@@ -407,7 +407,7 @@ def test_a_manifest_says_what_was_read_and_nothing_of_the_machine(made: Repo) ->
         text = (folder / "manifest.json").read_text(encoding="utf-8")
         manifest = json.loads(text)
         assert set(manifest) == {"temper", "made_from", "chosen", "tools", "outputs"}
-        assert set(manifest["made_from"]) == {"stage", "revision", "inputs", "config", "lock"}
+        assert set(manifest["made_from"]) == {"stage", "revision", "inputs", "config", "lock", "image"}
         assert manifest["made_from"]["stage"] == stage
         assert manifest["made_from"]["inputs"]
         assert manifest["outputs"]

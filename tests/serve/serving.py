@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from temper.serve import launcher
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 LIMIT = 4  # --max-concurrent-requests of the shared server
 ENDLESS = {"inputs": "tick tock", "parameters": {"max_new_tokens": 1900}}
@@ -42,7 +44,8 @@ def free_port() -> int:
 def environment() -> dict[str, str]:
     """Return the environment of a process that runs the package."""
     path = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
-    kept = {name: value for name, value in os.environ.items() if name != "TEMPER_API_KEY"}
+    ours = ("TEMPER_API_KEY", "TEMPER_HOSTNAME", *launcher.VARIABLES)
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -71,5 +71,5 @@ def test_help_and_mistakes_are_answered_without_loading_anything(tmp_path: Path)
     assert text.returncode == 0 and "curl http://localhost:8000/health" in text.stdout
     assert run(str(DOOR), cwd=tmp_path).returncode == 2
     missing = run(str(DOOR), "--model_path", "nothing", "--port", str(free_port()), cwd=tmp_path)
-    assert missing.returncode == 9 and "error: nothing holds no model" in missing.stderr
+    assert missing.returncode == 9 and "error: --model-id 'nothing': there is no folder" in missing.stderr
     assert "Traceback" not in missing.stderr

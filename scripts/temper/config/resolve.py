@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from temper.config import lf_args
+from temper.config import lf_args, serving
 from temper.config.schema import Profile, Scenario
 from temper.errors import ConfigError
 from temper.models.spec import ModelSpec, refuse_retired
@@ -221,6 +221,8 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
         found = _typed_problems(error, Scenario, where)
     found += _problems(tree, overlay, where)
     base = _base(tree, where, found)
+    if base is not None:
+        found += [(where(key), key, text) for key, text in serving.problems(tree, overlay.gpu, base[1])]
     if found or base is None:
         raise report(found)
     spec_path, spec = base

@@ -47,14 +47,29 @@ class Merge(Section):
 class Serve(Section):
     """The HTTP endpoint."""
 
-    engine: Literal["local"] = Field("local", description="local: the CPU server of this repository")
+    engine: Literal["local", "tgi", "vllm"] = Field(
+        "local", description="local: the CPU server of this repository; tgi and vllm: pinned images, for a GPU"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: as the merged weights")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: as the merged weights")
     max_input_tokens: int = Field(1023, ge=1, description="longest prompt, tokens")
     max_total_tokens: int = Field(1024, ge=2, description="prompt and answer together, tokens")
     max_concurrent_requests: int = Field(128, ge=1)
     api_key_file: str | None = Field(None, description="file with the key clients must send; none: no key")
+    memory_fraction: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that tgi and vllm may take")
+    tensor_parallel: Any = Field(
+        "auto", description="GPUs that share the model: a number, or auto: as many as divide it"
+    )
+    quantize: str | None = Field(None, description="how tgi or vllm shrink the weights when they load them; none: not")
+
+    @field_validator("tensor_parallel")
+    @classmethod
+    def auto_or_a_number(cls, value: Any) -> Any:
+        """Refuse what is no number of GPUs."""
+        if value != "auto" and not (type(value) is int and value > 0):
+            raise ValueError("must be auto or a number of GPUs")
+        return value
 
     @field_validator("max_total_tokens")
     @classmethod

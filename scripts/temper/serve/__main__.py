@@ -13,57 +13,21 @@ from typing import TYPE_CHECKING
 
 from temper import __version__, errors
 from temper.errors import ServeError, UsageError
-from temper.serve import ports
+from temper.serve import launcher, ports
 
 if TYPE_CHECKING:
     from temper.serve.engine import Engine
 
-GRACE_S = 10  # how long answers under way may take after SIGTERM
-DEFAULT_TOTAL = 4096  # tokens; the model's own limit where that is less
-
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; the names are those of TGI's launcher."""
-    parser = argparse.ArgumentParser(
-        prog="python -m temper.serve",
-        description=__doc__,
-        epilog=f"Stops on SIGTERM or Ctrl-C; answers under way get {GRACE_S} s. Speaks TGI 3.3.7's HTTP API.",
-    )
-    add = parser.add_argument
-    add("--model-id", required=True, metavar="DIR", help="merged Hugging Face folder with safetensors")
-    add("--served-model-name", metavar="NAME", help="name in /info and answers (default: --model-id as given)")
-    add("--hostname", "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="(default: %(default)s)")
-    add("--max-input-tokens", type=int, metavar="N", help="longest prompt (default: --max-total-tokens less one)")
-    add(
-        "--max-total-tokens",
-        type=int,
-        metavar="N",
-        help=f"prompt and answer together (default: {DEFAULT_TOTAL}, or the model's limit where less)",
-    )
-    add(
-        "--max-concurrent-requests",
-        type=int,
-        default=128,
-        metavar="N",
-        help="further ones get 429 (default: %(default)s)",
-    )
-    add("--dtype", default="auto", help="auto (as the weights), float32 or bfloat16 (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: OMP_NUM_THREADS, else the CPUs at hand)")
-    add(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the key clients must send; without it $TEMPER_API_KEY; neither: no key",
-    )
-    add("--version", action="version", version=f"temper {__version__}")
-    return parser.parse_args(argv)
+    """Return what the command line and TGI's environment variables say; a given `argv` counts alone."""
+    return launcher.read(argv)
 
 
 def api_key(file: Path | None) -> str | None:
     """Return the key from the file or the environment; UsageError for a file without one."""
     if file is None:
-        return os.environ.get("TEMPER_API_KEY") or None
+        return os.environ.get("TEMPER_API_KEY") or os.environ.get("API_KEY") or None
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -73,16 +37,40 @@ def api_key(file: Path | None) -> str | None:
     return key
 
 
+def hide_key(given: argparse.Namespace) -> None:
+    """Start this process anew without the key on its command line, which everyone on the machine can read.
+
+    The key goes on in TEMPER_API_KEY, which only this user can read. Does nothing when no key stands there.
+    """
+    words = list(sys.orig_argv)
+    while at := next((at for at, word in enumerate(words) if word.partition("=")[0] == "--api-key"), 0):
+        del words[at : at + (1 if "=" in words[at] else 2)]
+    if given.api_key and words != sys.orig_argv:
+        say("warning: --api-key showed the key to everyone on this machine; use --api-key-file")
+        os.execve(sys.executable, [sys.executable, *words[1:]], {**os.environ, "TEMPER_API_KEY": given.api_key})
+
+
+def folder(given: argparse.Namespace) -> Path:
+    """Return the folder to serve; ServeError for a hub's name, as nothing is ever downloaded."""
+    path = Path(given.model_id)
+    if not given.model_id or not path.is_dir():
+        raise ServeError(
+            f"{launcher.named(given, 'model_id')} {given.model_id!r}: there is no folder {path.absolute()}, "
+            "and no model is downloaded",
+            "name a merged folder (in a container: the path at which it is mounted)",
+        )
+    return path
+
+
 def limits(given: argparse.Namespace, positions: int) -> tuple[int, int]:
     """Return the longest prompt and the longest prompt with answer, tokens; UsageError when they contradict."""
-    total = given.max_total_tokens or min(DEFAULT_TOTAL, positions)
+    total = given.max_total_tokens or min(launcher.DEFAULT_TOTAL, positions)
     longest = given.max_input_tokens or total - 1
-    if not 0 < longest < total:
-        raise UsageError(f"--max-input-tokens {longest} must be less than --max-total-tokens {total}", "change one")
+    prompt, both = (launcher.named(given, name) for name in ("max_input_tokens", "max_total_tokens"))
+    if longest >= total:
+        raise UsageError(f"{prompt} {longest} must be less than {both} {total}", "change one")
     if total > positions:
-        raise UsageError(
-            f"--max-total-tokens {total} is more than the model's {positions} positions", f"use at most {positions}"
-        )
+        raise UsageError(f"{both} {total} is more than the model's {positions} positions", f"use at most {positions}")
     return longest, total
 
 
@@ -94,17 +82,19 @@ def say(text: str) -> None:
 def run() -> int:
     """Load, warm up, open the port, serve until told to stop."""
     given = options()
-    key = api_key(given.api_key_file)
-    if given.max_concurrent_requests < 1 or not 0 <= given.port <= 65535:
-        raise UsageError("--max-concurrent-requests must be at least 1 and --port between 0 and 65535", "change it")
+    hide_key(given)
+    for warning in given.warnings:
+        say(f"warning: {warning}")
+    key, model = given.api_key or api_key(given.api_key_file), folder(given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Idle threads must sleep, not spin: on a shared machine spinning ones cost more than they save.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    threads = given.threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    # Before the model is loaded: a taken port is known at once.
+    threads = given.threads or len(os.sched_getaffinity(0))
+    # Before the model is loaded: limits that contradict and a taken port are known at once.
+    limits(given, sys.maxsize)
     bound = ports.bind(given.hostname, given.port)
     started = time.monotonic()
-    engine = _engine(given, threads)
+    engine = _engine(given, model, threads)
     say(
         f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
         f"and with answer to {engine.limits.max_total_tokens} tokens, key {'required' if key else 'not required'}, "
@@ -114,15 +104,16 @@ def run() -> int:
     return 0
 
 
-def _engine(given: argparse.Namespace, threads: int) -> Engine:
+def _engine(given: argparse.Namespace, model: Path, threads: int) -> Engine:
     """Return a loaded engine that has made a token, so that the first request finds everything in place."""
     from temper.serve.engine import Engine
     from temper.serve.load import load
     from temper.serve.validate import Limits
 
-    loaded = load(Path(given.model_id), given.dtype, threads)
-    longest, total = limits(given, loaded.positions)
-    engine = Engine(loaded, Limits(longest, total, given.max_concurrent_requests))
+    loaded = load(model, given.dtype, threads)
+    further = ("max_concurrent_requests", "max_stop_sequences", "max_client_batch_size")
+    allowed = Limits(*limits(given, loaded.positions), **{name: getattr(given, name) for name in further})
+    engine = Engine(loaded, allowed)
     engine.healthy = False
     if not engine.probe():
         raise ServeError(f"{given.model_id} loads, but makes no token", "run: make verify")
@@ -132,8 +123,10 @@ def _engine(given: argparse.Namespace, threads: int) -> Engine:
 def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key: str | None) -> None:
     import uvicorn
 
+    from temper.serve import reading
     from temper.serve.api import Server, create_app
 
+    reading.PAYLOAD_LIMIT = given.payload_limit
     app = create_app(Server(engine, given.served_model_name or given.model_id, key))
     config = uvicorn.Config(
         app,
@@ -143,7 +136,7 @@ def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key:
         server_header=False,
         timeout_keep_alive=75,
         headers=[("server", f"temper/{__version__}")],
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=given.graceful_termination_timeout,
     )
     try:
         bound.listen(2048)
@@ -151,8 +144,10 @@ def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key:
         raise ports.refused(given.hostname, given.port, error) from None
     host, port = bound.getsockname()[:2]
     say(f"ready: http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.Server(config).run(sockets=[bound])
-    engine.stop()
+    try:
+        uvicorn.Server(config).run(sockets=[bound])
+    finally:  # uvicorn raises the signal that ended it again; a thread still in torch would abort the process
+        engine.stop()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Start, stop and look after one background server per state folder.
+"""Start, stop and look after one background server per state folder: a process, or a container.
 
-The folder holds server.json (which process, since when, with what key, whether it proved itself), server.log and
-server.lock. A process is told from another that got its number later by its start time.
+The folder holds server.json (which one, since when, with what key, whether it proved itself), server.log and
+server.lock. What differs between the two kinds stands in process.py and boxed.py.
 """
 
 from __future__ import annotations
@@ -9,21 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sys
 import time
 import urllib.request
-from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from temper import child, locking
+from temper import locking
 from temper.errors import ServeError
-from temper.serve import golden, ports
+from temper.serve import boxed, golden, ports, process
+from temper.serve.process import Process
 
 STOP_S = 15  # between SIGTERM and SIGKILL; the server itself gives answers under way 10 s
 Record = dict[str, Any]
+Server = Process | boxed.Box
+
+
+class Kind(Protocol):
+    """What process.py and boxed.py know about a recorded server."""
+
+    def named(self, record: Record) -> str:
+        """Return how a person finds it."""
+
+    def alive(self, record: Record) -> bool:
+        """Return whether it runs."""
+
+    def owns_port(self, record: Record) -> bool:
+        """Say whether no other listens on its port."""
+
+    def said(self, record: Record, log: Path) -> list[str]:
+        """Return its last lines."""
+
+    def end(self, record: Record, grace_s: float) -> None:
+        """End it."""
 
 
 def log_path(state_dir: Path) -> Path:
@@ -40,25 +60,31 @@ def start(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> str:
-    """Bring up a server for `folder` and return its URL once it is ready and the golden prompts agree.
+    """Bring up a server process for `folder`; `argv` are further options of temper.serve. Else as bring_up."""
+    return bring_up(lambda: Process(folder, argv, host, port), state_dir, key, golden_file)
 
-    A ready server with the same `key` is left running; any other one of this folder is stopped first.
-    `argv` are further options of temper.serve. Raises ServeError (port taken, process ended) and GateError (other
-    answers than recorded); no server is left then.
+
+def bring_up(prepare: Callable[[], Server], state_dir: Path, key: str, golden_file: Path | None) -> str:
+    """Start what `prepare` returns and return its URL once it is ready and the golden prompts agree.
+
+    A ready server with the same `key` is left running; any other one of this folder is stopped first, after
+    `prepare`. Raises ServeError (port taken, server ended) and GateError (other answers than recorded); no server is
+    left then.
     """
     with locking.held(state_dir / "server.lock", "make serve"):
         record = _read(state_dir)
-        if record and _alive(record):
-            if record["key"] == key and record["ready"] and _healthy(record["url"]):
-                _say(f"serve   already running at {record['url']} (process {record['pid']})")
-                return str(record["url"])
-            _say(f"serve   stops process {record['pid']}: it serves something else or never got ready")
+        running = record if record and _kind(record).alive(record) else None
+        if running and running["key"] == key and running["ready"] and _healthy(running["url"]):
+            _say(f"serve   already running at {running['url']} ({_named(running)})")
+            return str(running["url"])
+        server, recorded = prepare(), golden.read(golden_file) if golden_file else None
+        if running:
+            _say(f"serve   stops {_named(running)}: it serves something else or never got ready")
         _stop(state_dir)
-        recorded = golden.read(golden_file) if golden_file else None
-        _refuse_taken(host, port)
-        record = _launch(folder, state_dir, argv, key, host, port)
+        _refuse_taken(server.host, server.port)
         try:
-            _prove(record, state_dir, recorded, argv)
+            record = _launch(server, state_dir, key)
+            _prove(server, record, state_dir, recorded)
         except BaseException:  # Ctrl-C too: nothing unproven keeps running
             _stop(state_dir)
             raise
@@ -72,12 +98,15 @@ def stop(state_dir: Path) -> bool:
 
 
 def status(state_dir: Path) -> Record:
-    """Return {"running", "ready", "healthy", "log"} and, for a running server, pid, url, key, since and folder."""
+    """Return {"running", "ready", "healthy", "log"} and, for a running server, what it is and what is recorded.
+
+    That is `what` in words, url, key, since, folder, and pid or engine, container, name and image.
+    """
     record = _read(state_dir)
     found: Record = {"running": False, "ready": False, "healthy": False, "log": str(log_path(state_dir))}
-    if record and _alive(record):
-        found |= {name: record[name] for name in ("pid", "url", "key", "since", "folder", "ready")}
-        found |= {"running": True, "healthy": _healthy(record["url"])}
+    if record and _kind(record).alive(record):
+        found |= {key: value for key, value in record.items() if key != "started"}
+        found |= {"running": True, "healthy": _healthy(record["url"]), "what": _named(record)}
     return found
 
 
@@ -86,105 +115,66 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
-def _launch(folder: Path, state_dir: Path, argv: list[str], key: str, host: str, port: int) -> Record:
-    """Start the process in a session of its own and record it at once."""
+def _kind(record: Record) -> Kind:
+    if "container" in record:
+        return boxed
+    return process
+
+
+def _named(record: Record) -> str:
+    return _kind(record).named(record)
+
+
+def _launch(server: Server, state_dir: Path, key: str) -> Record:
+    """Start the server and record it at once."""
     log = log_path(state_dir)
     with suppress(FileNotFoundError):
         os.replace(log, log.with_suffix(".log.1"))
-    command = [
-        sys.executable,
-        "-m",
-        "temper.serve",
-        "--model-id",
-        str(folder),
-        "--hostname",
-        host,
-        "--port",
-        str(port),
-        *argv,
-    ]
-    code = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
-    create = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        child.environment(PYTHONPATH=path),
-        setsid=True,
-        setsigdef=[signal.SIGINT],
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), create, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-    )
     record = {
-        "pid": pid,
-        "started": _process(pid)[0],
         "key": key,
-        "url": _url(host, port),
-        "port": port,
+        "url": _url(server.host, server.port),
+        "port": server.port,
         "ready": False,
-        "folder": str(folder),
+        "folder": str(server.folder),
         "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    _write(state_dir, record)
+
+    def note(fields: Record) -> None:
+        record.update(fields)
+        _write(state_dir, record)
+
+    server.launch(log, note)
     return record
 
 
-def _prove(record: Record, state_dir: Path, recorded: Record | None, argv: list[str]) -> None:
+def _prove(server: Server, record: Record, state_dir: Path, recorded: Record | None) -> None:
     """Wait until the server answers, replay the golden prompts, and only then call it ready."""
-    started = time.monotonic()
+    started, kind = time.monotonic(), _kind(record)
     progress = _Progress()
     # Health alone could be another server's, which took the port in the same moment.
-    while not (_healthy(record["url"]) and ports.holder(record["port"]) in (record["pid"], None)):
-        if not _alive(record):
-            raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
+    while not (_healthy(record["url"]) and kind.owns_port(record)):
+        _refuse_ended(record, state_dir)
         progress(f"serve   loading {record['folder']} … {time.monotonic() - started:.0f} s")
         time.sleep(0.1)
+    server.check(record["url"])
     agreed = 0
     if recorded:
-        given = _options(argv)
-        agreed = golden.replay(
-            record["url"],
-            recorded,
-            _api_key(given),
-            dtype=_dtype(Path(record["folder"]), given),
-            say=lambda text: progress(f"serve   {text}"),
-        )
-    if not _alive(record):
-        raise ServeError(_last_words(state_dir), f"the whole log is {log_path(state_dir)}")
+        key, dtype = server.asked()
+        agreed = golden.replay(record["url"], recorded, key, dtype=dtype, say=lambda text: progress(f"serve   {text}"))
+    _refuse_ended(record, state_dir)
     _write(state_dir, record | {"ready": True})
     agreement = f": {agreed} golden prompts agree" if recorded else ""
     progress.end(f"serve   ready at {record['url']}{agreement} [{time.monotonic() - started:.1f} s]")
 
 
-def _options(argv: list[str]) -> Namespace:
-    from temper.serve.__main__ import options
-
-    return options(["--model-id", "", *argv])
-
-
-def _api_key(given: Namespace) -> str | None:
-    from temper.serve.__main__ import api_key
-
-    return api_key(given.api_key_file)
-
-
-def _dtype(folder: Path, given: Namespace) -> str:
-    from temper.serve.load import chosen_dtype
-
-    return chosen_dtype(given.dtype, json.loads((folder / "config.json").read_text(encoding="utf-8")))
-
-
-def _last_words(state_dir: Path) -> str:
-    try:
-        lines = log_path(state_dir).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    last = [line for line in lines if line.strip()][-5:]
+def _refuse_ended(record: Record, state_dir: Path) -> None:
+    """Raise ServeError with the last words of a server that has ended."""
+    if _kind(record).alive(record):
+        return
+    last = [line for line in _kind(record).said(record, log_path(state_dir)) if line.strip()][-5:]
     errors = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
-    return f"the server ended: {' | '.join(errors or last) or 'it wrote nothing'}"
+    words = " | ".join(errors or last) or "it wrote nothing"
+    raise ServeError(f"the server ended: {words}", f"the whole log is {log_path(state_dir)}")
 
 
 def _refuse_taken(host: str, port: int) -> None:
@@ -204,49 +194,11 @@ def _refuse_taken(host: str, port: int) -> None:
 
 def _stop(state_dir: Path) -> bool:
     record = _read(state_dir)
-    running = bool(record and _alive(record))
-    if record and running:
-        _end(record)
+    running = bool(record and _kind(record).alive(record))
+    if record:
+        _kind(record).end(record, STOP_S)
     (state_dir / "server.json").unlink(missing_ok=True)
     return running
-
-
-def _end(record: Record) -> None:
-    """Ask the process to end, and kill it after STOP_S seconds."""
-    for number, wait in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, 5)):
-        with suppress(ProcessLookupError):
-            os.kill(record["pid"], number)
-        until = time.monotonic() + wait
-        while time.monotonic() < until:
-            if not _alive(record):
-                return
-            time.sleep(0.05)
-    raise ServeError(f"process {record['pid']} does not end", "it hangs in the kernel; see: dmesg")
-
-
-def _alive(record: Record) -> bool:
-    """Return whether the recorded process, and not a later one with its number, runs; let an ended child go."""
-    started, running = _process(record["pid"])
-    if started is None or started != record["started"]:
-        return False
-    if not running:
-        with suppress(ChildProcessError):  # not our child: somebody else takes it away
-            os.waitpid(record["pid"], os.WNOHANG)
-    return running
-
-
-def _process(pid: int) -> tuple[str | None, bool]:
-    """Return when a process started, with the boot it started in, and whether any of its threads still runs.
-
-    The first thread ends before the last one closes the port, so its state alone would be too early.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None, False
-    # Fields 3 (state), 20 (threads) and 22 (start) of proc(5)'s stat.
-    return f"{boot} {fields[19]}", fields[0] not in "ZX" or int(fields[17]) > 1
 
 
 def _url(host: str, port: int) -> str:
@@ -265,10 +217,12 @@ def _healthy(url: str) -> bool:
 
 def _read(state_dir: Path) -> Record | None:
     """Return what is recorded; None when there is nothing, or nothing that makes sense."""
+    needed = {"key", "url", "port", "ready", "folder", "since"}
     try:
         record = json.loads((state_dir / "server.json").read_text(encoding="utf-8"))
-        return record if {"pid", "started", "key", "url", "port", "ready", "folder", "since"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        which = {"engine", "container", "name", "image"} if "container" in record else {"pid", "started"}
+        return record if needed | which <= record.keys() else None
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from temper import digests, pipeline, stage
-from temper.errors import ServeError
-from temper.serve import control
+from temper import containers, digests, pipeline, stage
+from temper.errors import GateError, ServeError
+from temper.images import pin, pinned
+from temper.serve import control, engines
+from temper.serve.boxed import Box
+from temper.serve.process import Process
 
 # What decides whether a running server is still the right one: the whole section, and the merged model.
 OPTIONS = ("dtype", "max_input_tokens", "max_total_tokens", "max_concurrent_requests", "api_key_file")
@@ -24,7 +29,12 @@ def merged(config: dict[str, Any]) -> Path:
 
 
 def _key(config: dict[str, Any]) -> str:
-    return control.key_of(digests.read(merged(config) / "manifest.json"), config["serve"])
+    """Stand for everything the server follows from, without asking an engine."""
+    parts = [digests.read(merged(config) / "manifest.json"), config["serve"]]
+    if engines.in_container(config):
+        image = pinned.read().get(config["serve"]["engine"])
+        parts += [config.get("runtime"), engines.network(), containers.visible_gpus(), image]
+    return control.key_of(*parts)
 
 
 def arguments(config: dict[str, Any]) -> list[str]:
@@ -36,19 +46,75 @@ def arguments(config: dict[str, Any]) -> list[str]:
 def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
     """Serve the merged model, replay its golden prompts, and return the URL; refuse an altered result."""
     stage.refuse_altered(merged(config))
-    serve = config["serve"]
-    url = control.start(
-        merged(config),
-        _state(config),
-        arguments(config),
-        _key(config),
-        merged(config) / "golden.json",
-        serve["host"],
-        serve["port"],
-    )
+    golden_file, quantize = merged(config) / "golden.json", config["serve"]["quantize"]
+    try:
+        url = control.bring_up(lambda: _server(config, say, merged(config)), _state(config), _key(config), golden_file)
+    except GateError as error:
+        hint = f"; serve.quantize: {quantize} changes answers, try without it" if quantize else ""
+        raise GateError(f"{error}{hint}") from None
     named = f"SCENARIO={config['scenario']}"
     say(f"serve   {url}   ask: make ask {named} Q='…'   stop: make stop {named}")
     return url
+
+
+def start_base(config: dict[str, Any], state: Path, port: int, say: Callable[[str], None]) -> str:
+    """Serve the base model, as the merged one is served, on a port of loopback, and return the URL."""
+    base = {**config, "serve": {**config["serve"], "host": "127.0.0.1", "port": port}}
+    return control.bring_up(lambda: _server(base, say, pipeline.base(config), "-base"), state, "base", None)
+
+
+def _server(config: dict[str, Any], say: Callable[[str], None], folder: Path, suffix: str = "") -> Process | Box:
+    """Return what is to be started to serve `folder`; in a container, with its image brought into the engine."""
+    serve = config["serve"]
+    if not engines.in_container(config):
+        return Process(folder, arguments(config), serve["host"], serve["port"])
+    kind, key = serve["engine"], api_key(config)
+    engines.refuse_key(kind, key)
+    engine = containers.any_engine(config.get("runtime", "local"))
+    if kind == "tgi":
+        engines.refuse_unreadable(engine, folder)
+    gpus = () if kind == "local" else engines.gpus()
+    place = engines.Place(
+        _name(config) + suffix,
+        _image(engine, kind, say),
+        engines.network(),
+        gpus,
+        bool(key),
+        os.environ.get("OMP_NUM_THREADS", ""),
+    )
+    return Box(
+        engine,
+        engines.container(config, folder, place),
+        folder,
+        serve["host"],
+        serve["port"],
+        engines.dtype(serve, folder),
+        key,
+        engines.refuse_slow_tokenizer if kind == "tgi" else None,
+    )
+
+
+def _image(engine: containers.Engine, kind: str, say: Callable[[str], None]) -> str:
+    if kind != "local":
+        return pin.ensure(engine, kind, say)
+    from temper.images import provide
+
+    return provide.ensure(engine, "temper-serve", say)
+
+
+def _name(config: dict[str, Any]) -> str:
+    """Return the container's name, which no other scenario, profile or build folder has."""
+    place = digests.of_value(str(_state(config).absolute()))[:8]
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{config['scenario']}-{config['profile']}")
+    return f"temper-serve-{readable}-{place}"
+
+
+def api_key(config: dict[str, Any]) -> str | None:
+    """Return the key that clients must send: the file's, else the environment's; None for none."""
+    from temper.serve.__main__ import api_key as read
+
+    file = config["serve"]["api_key_file"]
+    return read(Path(file) if file else None)
 
 
 def url(config: dict[str, Any]) -> str:
@@ -64,19 +130,18 @@ def url(config: dict[str, Any]) -> str:
 
 def ask(config: dict[str, Any], at: str, question: str, longest: int | None = None) -> str:
     """Return the server's answer through TGI's client, with the scenario's settings; at most `longest` tokens."""
-    import os
-
     os.environ.pop("HF_HUB_OFFLINE", None)  # with it the client refuses even 127.0.0.1
     from huggingface_hub import InferenceClient
     from huggingface_hub.errors import HfHubHTTPError
 
-    key_file = config["serve"]["api_key_file"]
-    key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
     system = config["data"]["system"]
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
     try:
-        answer = InferenceClient(base_url=at, api_key=key or "none", timeout=120).chat_completion(
-            messages, temperature=config["ask"]["temperature"], max_tokens=longest or config["ask"]["max_new_tokens"]
+        answer = InferenceClient(base_url=at, api_key=api_key(config) or "none", timeout=120).chat_completion(
+            messages,
+            model="tgi",  # the one name that every engine answers to
+            temperature=config["ask"]["temperature"],
+            max_tokens=longest or config["ask"]["max_new_tokens"],
         )
     except (HfHubHTTPError, OSError) as error:
         raise ServeError(f"{at} did not answer: {error}", "see: make logs") from None
@@ -95,7 +160,7 @@ def status_line(scenario: str, profile: str) -> str:
     if not found["running"]:
         return "not running"
     health = "ready" if found["ready"] and found["healthy"] else "not ready"
-    return f"{health} at {found['url']} (process {found['pid']}, since {found['since']})"
+    return f"{health} at {found['url']} ({found['what']}, since {found['since']})"
 
 
 def plan_lines(config: dict[str, Any]) -> list[str]:
@@ -105,4 +170,4 @@ def plan_lines(config: dict[str, Any]) -> list[str]:
         return [f"serve   would start at http://{config['serve']['host']}:{config['serve']['port']}"]
     if (merged(config) / "manifest.json").is_file() and found["key"] == _key(config):
         return [f"serve   runs at {found['url']} and is up to date"]
-    return [f"serve   would restart: process {found['pid']} serves another result or other settings"]
+    return [f"serve   would restart: {found['what']} serves another result or other settings"]

@@ -35,10 +35,12 @@ def _ticks() -> tuple[int, int]:
 
 
 def threads(sample_s: float = 0.5) -> int:
-    """Return as many threads as cores are idle now, at least one.
+    """Return OMP_NUM_THREADS where the caller set it, else as many threads as cores are idle now, at least one.
 
     Two torch threads on a busy two-core machine ran at a sixth of one thread's speed: each step waits for the slower.
     """
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(given):
+        return int(given)
     idle, total = _ticks()
     time.sleep(sample_s)
     idle_after, total_after = _ticks()

@@ -101,7 +101,8 @@ def _failure(code: int, log: Path) -> Exception:
 
 def command(config: Path) -> list[str]:
     """Return the bare command that a person can run too."""
-    return [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(config)]
+    beside = Path(sys.executable).with_name("llamafactory-cli")  # in an image it is elsewhere on the path
+    return [str(beside) if beside.exists() else "llamafactory-cli", "train", str(config)]
 
 
 def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
