@@ -76,11 +76,11 @@ def find(runtime: str) -> Engine:
         info: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         info = {}
-    problem = info.get("ServerErrors") or (None if info and not done.returncode else [done.stderr.strip()])
-    if problem:
+    said = [*(info.get("ServerErrors") or []), *([] if info and not done.returncode else done.stderr.splitlines())]
+    if said or done.returncode:
+        start = "systemctl start docker" if runtime == "docker" else "podman info"
         raise MachineError(
-            f"{runtime} does not answer: {str(problem[0]).splitlines()[-1] if problem[0] else 'no message'}",
-            "start it: systemctl start docker" if runtime == "docker" else "see: podman info",
+            f"{runtime} does not answer: {said[-1] if said else 'no message'}", f"{start}, or RUNTIME=local"
         )
     return Engine(runtime, _rootless(info), _cdi(runtime))
 

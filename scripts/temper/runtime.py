@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from temper import child, containers
-from temper.containers import Container
+from temper import child, digests
 from temper.errors import MachineError
 from temper.paths import BUILD, ROOT
+
+if TYPE_CHECKING:
+    from temper.containers import Container  # a stage that finds itself current needs no engine
 
 CUDA_PYTHON = Path(".venv-cuda/bin/python")
 
@@ -59,6 +60,7 @@ def run(config: dict[str, Any], program: Path, *arguments: str) -> int:
     """
     if not in_container(config):
         return child.run([_python(config), str(program), *arguments], child.environment())
+    from temper import containers
     from temper.images import provide
 
     engine = containers.find(config["runtime"])
@@ -72,15 +74,17 @@ def run(config: dict[str, Any], program: Path, *arguments: str) -> int:
 
 def box(config: dict[str, Any], reference: str, argv: Sequence[str]) -> Container:
     """Describe the container of a stage's program."""
+    from temper import containers
+
     gpus = containers.visible_gpus() if config["gpu"] else ()
     several = int(os.environ.get("NNODES") or 1) > 1  # machines that talk to each other need a network
     passed = [name for name in (*containers.PASSED, *(containers.SEVERAL_MACHINES if several else ()))]
     environment = {name: os.environ[name] for name in passed if name in os.environ}
     here = f"{ROOT}/{BUILD}/{config['scenario']}/{config['profile']}"
-    return Container(
+    return containers.Container(
         image=reference,
         command=["python3", "-m", "temper.lifeline", "python3", *argv],
-        name=f"temper-{hashlib.sha256(here.encode()).hexdigest()[:8]}-{os.getpid()}",
+        name=f"temper-{digests.of_value(here)[:8]}-{os.getpid()}",
         network="host" if several else "none",
         mounts=containers.repository(Path(config["data"]["path"])),
         environment={

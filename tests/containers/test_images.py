@@ -16,7 +16,7 @@ from temper import containers
 from temper.containers import Engine
 from temper.images import pinned
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.containers]
 
 
 def layers(image: str = "temper-cpu", root: Path = boxes.ROOT) -> list[str]:

@@ -19,7 +19,7 @@ from temper.containers import Container, Engine
 from temper.errors import ConfigError, MachineError
 from temper.images import provide
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.containers]
 CONFIG = {
     "runtime": "docker",
     "gpu": False,
@@ -270,7 +270,7 @@ def test_selinux_and_user_namespaces() -> None:
 def test_an_engine_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """RUNTIME=docker without Docker, or with one that does not answer, ends with what to install or start."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
-    with pytest.raises(MachineError, match=r"does not answer.*systemctl start docker"):
+    with pytest.raises(MachineError, match=r"does not answer.*systemctl start docker.*RUNTIME=local"):
         containers.find("docker")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError, match=r"there is no docker.*apt-get install docker\.io"):

@@ -26,6 +26,7 @@ from temper.config import resolve
 from temper.errors import ServeError
 from temper.serve import control, session
 
+pytestmark = pytest.mark.containers
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = ("customer-service", "cpu")
 SECRET = "Key-of-the-test"

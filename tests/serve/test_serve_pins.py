@@ -28,6 +28,7 @@ from temper import containers, paths
 from temper.errors import MachineError, ResultError, UsageError
 from temper.images import pin
 
+pytestmark = pytest.mark.containers
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "huggingface/text-generation-inference"
 OCI = "application/vnd.oci.image"

@@ -122,7 +122,7 @@ def download_wheels(lines: Iterable[str], into: Path, index: str = "") -> None:
     listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = [
         "download",
-        "--quiet",
+        *([] if sys.stdout.isatty() else ["--quiet"]),  # a person sees each file come
         "--disable-pip-version-check",
         "--no-deps",
         "--require-hashes",
@@ -130,7 +130,7 @@ def download_wheels(lines: Iterable[str], into: Path, index: str = "") -> None:
     ]
     words += ["--implementation=cp", *(f"--platform={name}" for name in PLATFORMS), f"--dest={into}", "-r", str(listed)]
     words += [f"--extra-index-url={index}"] if index else []
-    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pip", *words], stderr=subprocess.PIPE, text=True)
     if done.returncode and "+cpu" in listed.read_text(encoding="utf-8") and not index:
         # Users have PyTorch's own index; pip's configuration here may or may not have its CPU builds.
         download_wheels(lines, into, os.environ.get("TORCH_INDEX", TORCH_INDEX))

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable
 
-from temper import containers
+from temper import containers, stage
 from temper.containers import Engine
 from temper.errors import MachineError, ResultError
 from temper.images import build, oci, pinned
@@ -60,7 +60,7 @@ def load(engine: Engine, image: Image, say: Say) -> str:
     """Load a built image and return its reference; ResultError when the engine then holds other layers."""
     tag, wanted = _tag(image.name, image.config), [layer.digest for layer in image.layers]
     if containers.digests_of(engine, tag) != wanted:
-        say(f"image   loads {image.name} into {engine.name}")
+        say(f"image   loads {image.name} into {engine.name} ({stage.human(image.size)})")
         _stream(engine, image, tag)
     if (got := containers.digests_of(engine, tag)) != wanted:
         raise ResultError(

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from temper import digests, pipeline, stage
+from temper import digests, pipeline, runtime, stage
 from temper.errors import ResultError
 from temper.models.spec import Shape
 from temper.paths import BUILD
@@ -81,7 +81,8 @@ def needs(config: dict[str, Any]) -> list[str]:
 
 def lines(config: dict[str, Any]) -> list[str]:
     """Return the whole plan, a line each."""
-    found = [f"plan    {config['scenario']}, profile {config['profile']}, model {config['model']['name']}"]
+    about = f"{config['scenario']}, profile {config['profile']}, model {config['model']['name']}"
+    found = [f"plan    {about}, runtime {runtime.describe(config)}"]
     try:
         for name, why in verdicts(config).items():
             found.append(f"{name:<7} {'would run: ' + '; '.join(why) if why else 'up to date'}")
