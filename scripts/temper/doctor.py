@@ -31,15 +31,16 @@ def _python() -> Finding:
     return "ok", f"Python {version}", ""
 
 
-def _venv() -> Finding:
-    if Path(".venv/installed").is_file():
-        return "ok", "environment .venv", ""
+def _venv(runtime: str) -> Finding:
+    name = ".venv" if runtime == "local" else ".venv-host"
+    if Path(name, "installed").is_file():
+        return "ok", f"environment {name}", ""
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
         return "lack", "no venv module", "apt-get install python3-venv"
-    return "note", "environment .venv is not made yet", "make install"
+    return "note", f"environment {name} is not made yet", "make install"
 
 
 def _tool(name: str, package: str) -> Finding:
@@ -155,7 +156,7 @@ def findings(profile: str, runtime: str) -> list[Finding]:
     gpu = _gpu(_needs_gpu(profile))
     return [
         _python(),
-        _venv(),
+        _venv(runtime),
         _tool("make", "make"),
         _tool("git", "git"),
         _disk(),

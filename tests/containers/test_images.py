@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -129,8 +130,8 @@ def test_the_bill_of_materials_is_true(image: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a plain Debian 12, such as a company's own base, and give it to both engines."""
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make a plain Debian 12, such as a company's own base, and give it to both engines; clear up what was built."""
     from temper.images import fetch
 
     tar = tmp_path_factory.mktemp("debian") / "debian.tar"
@@ -138,7 +139,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     for name in ("docker", "podman"):
         assert boxes.run(name, "import", tar, "debian:bookworm-slim").returncode == 0
-    return tar
+    yield tar
+    for name in ("docker", "podman"):
+        for tag in BUILT:
+            boxes.run(name, "image", "rm", "--force", tag)
+        if os.environ.get("CI"):
+            boxes.run(name, "image", "prune", "--force")  # the builds' stages, gigabytes
 
 
 def test_ones_own_base(image: str, debian: Path, registry: str, tmp_path: Path) -> None:
@@ -168,6 +174,7 @@ def test_ones_own_base(image: str, debian: Path, registry: str, tmp_path: Path) 
     assert ran.stdout.strip().endswith("2.13.0+cpu"), ran.stderr
     key = f"temper-cpu on {reference}"
     assert key in json.loads((repo / pinned.LOCK).read_text())
+    boxes.run("docker", "image", "rm", "--force", tag[1], "localhost/temper-cpu:latest")
     for wrong in (f"{registry}/debian:12", reference[:-1]):
         done = boxes.run("make", "image", "IMAGE=temper-cpu", f"BASE_IMAGE={wrong}", cwd=repo)
         assert "Error 3" in done.stderr and "sha256" in done.stderr
@@ -201,6 +208,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         serving.wait(10)
 
 
+BUILT = ("llama-inference", "localhost/llama-train", "localhost/llama-train-again", "debian:bookworm-slim")
 LISTING = """
 import hashlib, os
 for folder, _, names in sorted(os.walk("/usr/local/lib/python3.11/dist-packages")):
@@ -220,27 +228,55 @@ def listing(name: str, tag: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def bud(tag: str, cwd: Path = boxes.ROOT, **more: str) -> list[str]:
+    """Build docker/Dockerfile.train with buildah, without a network, and return the DiffIDs."""
+    words = [
+        "buildah",
+        "bud",
+        "--runtime=runc",
+        "--network=none",
+        "--timestamp=0",
+        "-f",
+        "docker/Dockerfile.train",
+        "-t",
+        tag,
+    ]
+    done = boxes.run(*words, ".", cwd=cwd, **more)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return diff_ids("podman", tag)
+
+
+def diff_ids(name: str, tag: str) -> list[str]:
+    """Return the DiffIDs that an engine gives an image."""
+    return list(json.loads(boxes.run(name, "image", "inspect", tag).stdout)[0]["RootFS"]["Layers"])
+
+
+def test_buildah_gives_the_same_layers_again(image: str, debian: Path) -> None:
+    """Another directory, umask and time zone give buildah's build the same DiffIDs, which Docker has after loading."""
+    first = bud("localhost/llama-train")
+    other = boxes.copy(boxes.ROOT / "build/test-copy/another place")  # the parts are links: the same file system
+    try:
+        for path in [path for part in ("scripts", "docker") for path in (other / part).rglob("*")]:
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        assert bud("localhost/llama-train-again", other, TZ="Asia/Tokyo") == first
+    finally:
+        shutil.rmtree(other.parent)
+    source = "containers-storage:localhost/llama-train-again:latest"
+    copied = boxes.run("skopeo", "copy", "--quiet", source, "docker-daemon:localhost/llama-train-again:latest")
+    assert copied.returncode == 0, copied.stderr
+    assert diff_ids("docker", "localhost/llama-train-again") == first
+
+
 def test_the_dockerfiles_build_the_same_files(engine: Engine, debian: Path) -> None:
     """Docker's and buildah's builds of the Dockerfiles, without a network, give the files that `make image` gives."""
     plain = f"localhost/temper-cpu:{pinned.read()['temper-cpu']['image'][7:25]}"
+    tag = "localhost/llama-train"  # of the test before
     if engine.name == "docker":
-        words = [
-            "docker",
-            "build",
-            "--network=none",
-            "-f",
-            "docker/Dockerfile.inference",
-            "-t",
-            "llama-inference:latest",
-            ".",
-        ]
-        tag = "llama-inference:latest"
-    else:
-        tag = "localhost/llama-train:latest"
-        words = ["buildah", "bud", "--runtime=runc", "--network=none", "--timestamp=0", "-f", "docker/Dockerfile.train"]
-        words += ["-t", tag, "."]
-    done = boxes.run(*words)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        tag = "llama-inference"
+        done = boxes.run("docker", "build", "--network=none", "-f", "docker/Dockerfile.inference", "-t", tag, ".")
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    elif boxes.run("podman", "image", "exists", tag).returncode:
+        bud(tag)
     wanted, got = listing(engine.name, plain), listing(engine.name, tag)
     assert len(wanted) > 20_000
     assert sorted(wanted) == sorted(got)

@@ -131,6 +131,15 @@ def test_nothing_trains_on(engine: Engine, build: Path, how: signal.Signals) -> 
         started.communicate()
 
 
+def test_torchrun_needs_no_network(build: Path) -> None:
+    """LLaMA Factory's launcher trains in two processes that find each other inside the container."""
+    settings = "SET=train.max_steps=2 train.max_samples=16"
+    more = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    boxes.make("train", "RUNTIME=docker", f"BUILD={build}", settings, **more)
+    log = (build / "customer-service/cpu/adapter/run.log").read_text()
+    assert "Initializing 2 distributed tasks at: 127.0.0.1" in log and "Process rank: 1, world size: 2" in log
+
+
 def test_a_path_with_spaces_and_rows_from_elsewhere(engine: Engine, tmp_path: Path) -> None:
     """The repository, the build folder and the rows may lie in folders with spaces; the rows outside the repository."""
     repo = boxes.copy(tmp_path / "a path with spaces")

@@ -26,7 +26,7 @@ def plan(repo: Repo, **settings: str) -> dict[str, str]:
 def test_in_a_fresh_clone_every_stage_would_run(repo: Repo) -> None:
     """With nothing made, not even the model, the plan names all four stages, the reason, and what they need."""
     said = plan(repo)
-    assert said["plan"] == "customer-service, profile cpu, model smollm2-135m"
+    assert said["plan"] == "customer-service, profile cpu, model smollm2-135m, runtime local"
     for name in scratch.STAGES:
         assert said[name] == "would run: there is no result yet"
     out = repo.make("plan").out

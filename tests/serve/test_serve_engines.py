@@ -330,7 +330,7 @@ def test_what_make_serve_starts_on_a_gpu(
     merged.rename(place / "merged")
     monkeypatch.setattr(engines, "gpus", lambda: ("0", "1"))
     monkeypatch.setattr(pin, "ensure", lambda _, image, say: pin.reference(image))
-    made = session._server(settings, print)
+    made = session._server(settings, print, session.merged(settings))
     assert isinstance(made, boxed.Box) and made.engine == containers.any_engine("local")
     assert made.container.image == pin.reference(engine) and made.container.gpus == ("0", "1")
     assert made.container.as_root == (engine == "tgi") and made.container.name.startswith("temper-serve-customer-")
@@ -338,8 +338,8 @@ def test_what_make_serve_starts_on_a_gpu(
     monkeypatch.setenv("TEMPER_API_KEY", SECRET)
     if engine == "tgi":
         with pytest.raises(ConfigError, match="TGI prints its API key"):
-            session._server(settings, print)
+            session._server(settings, print, session.merged(settings))
     else:
-        keyed = session._server(settings, print)
+        keyed = session._server(settings, print, session.merged(settings))
         assert isinstance(keyed, boxed.Box) and keyed.container.secrets == ("VLLM_API_KEY",)
         assert keyed.asked() == (SECRET, "bfloat16") and SECRET not in repr(keyed)

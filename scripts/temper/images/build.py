@@ -23,7 +23,7 @@ from temper.images.oci import Image
 from temper.images.parts import Part
 from temper.paths import BUILD, ROOT
 
-REVISION = 1  # raised when the same parts would give another layer
+REVISION = 2  # raised when the same parts would give another layer
 BIG = 20_000_000  # bytes of a wheel that gets a layer of its own
 WHAT = {
     "temper-cpu": "LLaMA Factory, transformers and PyTorch for a CPU",

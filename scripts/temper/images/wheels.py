@@ -85,15 +85,19 @@ def compile_all(root: Path, layer: Path, folder: str) -> None:
         python(root, "-S", "-c", COMPILE, str(layer), str(layer / folder))
 
 
+CLOSED = {"GIT_DIR": "/nonexistent", "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}
+
+
 def build(root: Path, source: Path, setuptools: Path, scratch: Path) -> Path:
     """Make a wheel of a source archive in the empty folder `scratch`, with root's Python; return it.
 
-    Nothing native is compiled: DeepSpeed, the only one, builds its operators when they are first used.
+    Nothing native is compiled: DeepSpeed, the only one, builds its operators when they are first used. Its set-up would
+    note the commit of whatever repository it is built in, and the accelerator of this machine.
     """
     install(setuptools, scratch / "tools")
     shutil.unpack_archive(source, scratch / "source")
     (project,) = (scratch / "source").iterdir()
     program = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
     made, path = (scratch / "made").resolve(), [scratch / "tools" / SITE]
-    python(root, "-c", program, str(made), path=path, cwd=project, DS_BUILD_OPS="0")
+    python(root, "-c", program, str(made), path=path, cwd=project, **CLOSED)
     return next(made.glob("*.whl"))
