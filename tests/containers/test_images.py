@@ -251,32 +251,35 @@ def diff_ids(name: str, tag: str) -> list[str]:
     return list(json.loads(boxes.run(name, "image", "inspect", tag).stdout)[0]["RootFS"]["Layers"])
 
 
-def test_buildah_gives_the_same_layers_again(image: str, debian: Path) -> None:
+@pytest.fixture(scope="module")
+def trained_in(debian: Path) -> list[str]:
+    """Build docker/Dockerfile.train once and return its DiffIDs."""
+    return bud("localhost/llama-train")
+
+
+def test_buildah_gives_the_same_layers_again(image: str, trained_in: list[str]) -> None:
     """Another directory, umask and time zone give buildah's build the same DiffIDs, which Docker has after loading."""
-    first = bud("localhost/llama-train")
     other = boxes.copy(boxes.ROOT / "build/test-copy/another place")  # the parts are links: the same file system
     try:
         for path in [path for part in ("scripts", "docker") for path in (other / part).rglob("*")]:
             path.chmod(0o700 if path.is_dir() else 0o600)
-        assert bud("localhost/llama-train-again", other, TZ="Asia/Tokyo") == first
+        assert bud("localhost/llama-train-again", other, TZ="Asia/Tokyo") == trained_in
     finally:
         shutil.rmtree(other.parent)
     source = "containers-storage:localhost/llama-train-again:latest"
     copied = boxes.run("skopeo", "copy", "--quiet", source, "docker-daemon:localhost/llama-train-again:latest")
     assert copied.returncode == 0, copied.stderr
-    assert diff_ids("docker", "localhost/llama-train-again") == first
+    assert diff_ids("docker", "localhost/llama-train-again") == trained_in
 
 
-def test_the_dockerfiles_build_the_same_files(engine: Engine, debian: Path) -> None:
+def test_the_dockerfiles_build_the_same_files(engine: Engine, trained_in: list[str]) -> None:
     """Docker's and buildah's builds of the Dockerfiles, without a network, give the files that `make image` gives."""
     plain = f"localhost/temper-cpu:{pinned.read()['temper-cpu']['image'][7:25]}"
-    tag = "localhost/llama-train"  # of the test before
+    tag = "localhost/llama-train"
     if engine.name == "docker":
         tag = "llama-inference"
         done = boxes.run("docker", "build", "--network=none", "-f", "docker/Dockerfile.inference", "-t", tag, ".")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    elif boxes.run("podman", "image", "exists", tag).returncode:
-        bud(tag)
     wanted, got = listing(engine.name, plain), listing(engine.name, tag)
     assert len(wanted) > 20_000
     assert sorted(wanted) == sorted(got)
