@@ -172,6 +172,9 @@ def test_ones_own_base(image: str, debian: Path, registry: str, tmp_path: Path) 
         "docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", tag[1], "python3", "-c", program
     )
     assert ran.stdout.strip().endswith("2.13.0+cpu"), ran.stderr
+    assert "temper-serve is temper-cpu and" in boxes.make(
+        "image", "IMAGE=temper-serve", f"BASE_IMAGE={reference}", cwd=repo
+    )
     key = f"temper-cpu on {reference}"
     assert key in json.loads((repo / pinned.LOCK).read_text())
     boxes.run("docker", "image", "rm", "--force", tag[1], "localhost/temper-cpu:latest")

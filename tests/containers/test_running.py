@@ -276,6 +276,16 @@ def test_selinux_and_user_namespaces() -> None:
         command(Engine("docker"), mounts={Path("/a:b"): True})
 
 
+def test_the_default_follows_the_machine() -> None:
+    """With a GPU and an engine stages run there with profile gpu-24g, which is said; quickstart stays on the CPU."""
+    gpu = "GPU=/dev/nvidiactl"
+    said = boxes.make("plan", gpu)
+    assert "profile gpu-24g" in said and "runtime docker, temper-cuda sha256:" in said
+    assert "profile cpu, model smollm2-135m, runtime local" in boxes.make("plan", "GPU=")
+    assert "--profile 'cpu'" in boxes.make("--dry-run", "quickstart", gpu)
+    assert "--runtime 'local'" in boxes.make("--dry-run", "quickstart", gpu)
+
+
 def test_an_engine_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """RUNTIME=docker without Docker, or with one that does not answer, ends with what to install or start."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")

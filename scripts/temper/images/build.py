@@ -65,12 +65,11 @@ def build(image: str, base_image: str, say: Callable[[str], None]) -> Image:
 
 def _environment(image: str, base_image: str, say: Callable[[str], None]) -> Image:
     listed, started = fetch.fetch(image, say), time.monotonic()
-    debs = tuple(part for part in listed if part.kind == "deb")
-    root = _layer(image, Group("debian", debs), partial(_debian, image), say)
+    root = _root_layer(image, say)
     below = base.Base("", [root])
     if base_image:
         below = base.take(base_image, BLOBS, say)
-        lacking = Group("debian", tuple(part for part in debs if part.name not in below.packages))
+        lacking = Group("debian", tuple(part for part in _debs(image) if part.name not in below.packages))
         below.layers.append(_layer(image, lacking, partial(_debian_on, image, below), say, below.digest))
     _root(root)
     fill = partial(_wheels, image, root)
@@ -78,6 +77,15 @@ def _environment(image: str, base_image: str, say: Callable[[str], None]) -> Ima
         above = list(pool.map(lambda group: _layer(image, group, fill, say, root.digest), _groups(image, listed)))
     settings = {"Env": oci.environment({}), "Cmd": ["bash"], "Labels": oci.labels(image, WHAT[image])}
     return _done(oci.assemble(image, [*below.layers, *above], BLOBS, settings, below.config), started, say)
+
+
+def _debs(image: str) -> tuple[Part, ...]:
+    return tuple(part for part in parts.read(image) if part.kind == "deb")
+
+
+def _root_layer(image: str, say: Callable[[str], None]) -> Layer:
+    """Return the layer of Debian packages, complete: its Python compiles, on a base of one's own too."""
+    return _layer(image, Group("debian", _debs(image)), partial(_debian, image), say)
 
 
 def _done(image: Image, started: float, say: Callable[[str], None]) -> Image:
@@ -89,8 +97,8 @@ def _done(image: Image, started: float, say: Callable[[str], None]) -> Image:
 def _serve(base_image: str, say: Callable[[str], None]) -> Image:
     """Return temper-cpu with this repository's server on top: a layer that is written anew when the code changes."""
     below, started = _environment("temper-cpu", base_image, say), time.monotonic()
-    root = next(layer for layer in below.layers if layer.name == "debian")
-    layer = _layer("temper-serve", Group("temper", ()), partial(_code, root), say, code_digest())
+    fill = partial(_code, _root_layer("temper-cpu", say))
+    layer = _layer("temper-serve", Group("temper", ()), fill, say, code_digest())
     settings = {
         "Env": oci.environment({"PORT": "80", "TEMPER_HOSTNAME": "0.0.0.0"}),
         "Entrypoint": ["python3", "-m", "temper.serve"],

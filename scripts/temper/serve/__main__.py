@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,10 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     return launcher.read(argv)
 
 
-def api_key(file: Path | None) -> str | None:
-    """Return the key from the file or the environment; UsageError for a file without one."""
+def api_key(file: Path | None, variables: Sequence[str] = ("TEMPER_API_KEY", "API_KEY")) -> str | None:
+    """Return the key from the file, or the first of the variables that has one; UsageError for a file without one."""
     if file is None:
-        return os.environ.get("TEMPER_API_KEY") or os.environ.get("API_KEY") or None
+        return next(filter(None, map(os.environ.get, variables)), None)
     try:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

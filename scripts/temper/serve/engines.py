@@ -210,7 +210,7 @@ def refuse_key(engine: str, key: str | None) -> None:
     """Raise ConfigError for a key that TGI would print."""
     if engine == "tgi" and key:
         raise ConfigError(
-            "TGI prints its API key when it starts, and TEMPER_API_KEY or API_KEY is set",
+            "TGI prints its API key when it starts, and TEMPER_API_KEY is set",
             "unset it and put a reverse proxy in front, or ENGINE=vllm",
         )
 

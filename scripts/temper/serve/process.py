@@ -19,9 +19,10 @@ from typing import Any
 
 from temper import child
 from temper.errors import ServeError
-from temper.serve import ports
+from temper.serve import launcher, ports
 
 Record = dict[str, Any]
+KEY = ("TEMPER_API_KEY",)  # TGI's own variables, such as API_KEY and PORT, are for servers that are started by hand
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Process:
         code = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "temper.serve", *where, *self.argv]
-        pid = spawn(command, child.environment(PYTHONPATH=path), log)
+        inherited = child.environment(PYTHONPATH=path).items()
+        pid = spawn(command, {name: value for name, value in inherited if name not in launcher.VARIABLES}, log)
         note({"pid": pid, "started": _process(pid)[0]})
 
     def asked(self) -> tuple[str | None, str]:
@@ -49,7 +51,7 @@ class Process:
 
         given = self._options()
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return api_key(given.api_key_file), chosen_dtype(given.dtype, config)
+        return api_key(given.api_key_file, KEY), chosen_dtype(given.dtype, config)
 
     def check(self, url: str) -> None:
         """Have nothing to add to the golden prompts."""

@@ -11,7 +11,7 @@ from typing import Any
 from temper import containers, digests, pipeline, stage
 from temper.errors import GateError, ServeError
 from temper.images import pin, pinned
-from temper.serve import control, engines
+from temper.serve import control, engines, process
 from temper.serve.boxed import Box
 from temper.serve.process import Process
 
@@ -114,7 +114,7 @@ def api_key(config: dict[str, Any]) -> str | None:
     from temper.serve.__main__ import api_key as read
 
     file = config["serve"]["api_key_file"]
-    return read(Path(file) if file else None)
+    return read(Path(file) if file else None, process.KEY)
 
 
 def url(config: dict[str, Any]) -> str:
