@@ -114,9 +114,10 @@ def code_digest() -> str:
 
 def _code(root: Layer, group: Group, work: Path) -> None:
     shutil.copytree(CODE, work / wheels.SITE / "temper", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (work / wheels.SITE).rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)  # a checkout's modes follow the umask it was made with
+    for path in work.rglob("*.py"):
+        path.chmod(0o644)  # a checkout's modes follow the umask it was made with
     wheels.compile_all(_root(root), work, wheels.SITE)
+    _plain_modes(work)
 
 
 def _groups(image: str, listed: Sequence[Part]) -> list[Group]:
@@ -184,3 +185,11 @@ def _wheels(image: str, root_layer: Layer, group: Group, work: Path) -> None:
         for path in SHIM.glob("*.py"):
             (work / wheels.SITE / SHIM.name / path.name).write_bytes(path.read_bytes())
     wheels.compile_all(root, work, wheels.SITE)
+    _plain_modes(work)
+
+
+def _plain_modes(work: Path) -> None:
+    """Give everything mode 755 or 644: installer clears the umask for a moment, which other threads write in."""
+    for path in work.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o111 else 0o644)
