@@ -132,7 +132,7 @@ def test_nothing_trains_on(engine: Engine, build: Path, how: signal.Signals) -> 
 
 
 def test_torchrun_needs_no_network(build: Path) -> None:
-    """LLaMA Factory's launcher trains in two processes that find each other inside the container."""
+    """LLaMA Factory's launcher trains in two processes that find each other inside, blanks in BUILD or not."""
     settings = "SET=train.max_steps=2 train.max_samples=16"
     more = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
     boxes.make("train", "RUNTIME=docker", f"BUILD={build}", settings, **more)

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,10 @@ def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
         env["CUDA_VISIBLE_DEVICES"] = ""
     watch = Watch(log, out / "trainer_log.jsonl")
     started = time.monotonic()
-    code = child.run(command(config), env, log, watch)
+    with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
+        # LLaMA Factory splits torchrun's command at blanks, so the YAML it is given must have none in its path.
+        given = Path(shutil.copy(config, scratch)) if re.search(r"\s", str(config)) else config
+        code = child.run(command(given), env, log, watch)
     seconds = time.monotonic() - started
     watch()
     if watch.live:
