@@ -9,7 +9,7 @@ from pathlib import Path
 
 from temper import digests
 from temper.errors import ResultError
-from temper.images import build, debian, parts
+from temper.images import build, debian, parts, pinned
 from temper.images.oci import Image
 from temper.images.parts import Part
 
@@ -25,10 +25,8 @@ def write(image: Image, name: str) -> Path:
     """Write the bill of materials; ResultError where it and the image's content disagree."""
     listed = parts.read(image.name)
     wanted = {(part.kind == "deb", part.name, part.version) for part in listed}
-    found = set(contents(image))
-    lacking = {(is_deb, name, version) for is_deb, name, version in wanted - found if not _base(image)}
-    if lacking or (found - wanted and not _base(image)):
-        names = ", ".join(sorted(f"{name} {version}" for _, name, version in lacking | (found - wanted)))
+    if not _base(image) and (wrong := wanted ^ set(contents(image))):
+        names = ", ".join(sorted(f"{name} {version}" for _, name, version in wrong))
         raise ResultError(
             f"{image.name} and {parts.list_file(image.name)} disagree: {names}", "delete build/images, then make image"
         )
@@ -48,16 +46,13 @@ def bill(name: str, listed: list[Part]) -> str:
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
 
-    about = Component(name=name, type=ComponentType.CONTAINER, bom_ref=name, version=pinned_version(name))
+    about = Component(
+        name=name, type=ComponentType.CONTAINER, bom_ref=name, version=f"sha256:{pinned.parts_digest(name)}"
+    )
     bom = Bom(components=[_component(part) for part in listed], metadata=BomMetaData(component=about))
     bom.register_dependency(about, bom.components)
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1)
     return _without_the_moment(text)
-
-
-def pinned_version(name: str) -> str:
-    """Return what stands for an image's version: the digest of its list of parts."""
-    return f"sha256:{digests.read(parts.list_file(name))}"
 
 
 def _component(part: Part) -> object:
