@@ -67,13 +67,16 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install image model data train merge verify
+.PHONY: install install-ray image model data train merge verify
 install: $(INSTALLED)  ## the Python environment in .venv, from a hash-locked list; GPU profiles: .venv-cuda too
+install-ray: .venv/installed  ## an optional extra: Ray, for data.engine: ray
+	@bash scripts/llamafactory/install_llamafactory.sh --ray
+
 image: .venv-host/installed  ## the pinned images, built without network and compared with docker/images.lock; IMAGE=, PIN=1
 	@.venv-host/bin/python -m temper.images make $(if $(strip $(PIN)),--pin) --runtime $(call quoted,$(RUNTIME)) $(IMAGE)
 
 model: $(STATE)/model.done  ## the base model, fetched and checked
-data: $(STATE)/data.done    ## the rows, checked and split
+data: $(STATE)/data.done    ## the rows, checked, cleaned, split and counted; report.html shows them
 train: $(STATE)/train.done  ## an adapter, by LLaMA Factory
 merge: $(STATE)/merge.done  ## the merged model, past the gate
 
@@ -98,7 +101,7 @@ status: $(VENV)/installed  ## what is made, and whether the server runs
 	@$(TEMPER) status $(ARGS)
 
 ##@ Work on Temper
-.PHONY: test check lock pin bench-train bench-merge bench-image bench-graph clean
+.PHONY: test check lock pin bench-train bench-data bench-merge bench-image bench-graph clean
 test: .venv/installed-dev  ## everything that proves the repository: T=tests/graph for one folder
 	@.venv/bin/python -m pytest $(or $(T),tests)
 
@@ -113,6 +116,9 @@ pin: .venv-host/installed  ## the digest of a served image, looked up and record
 
 bench-train: .venv/installed  ## tokens per CPU second against LLaMA Factory's defaults
 	@.venv/bin/python scripts/bench/train.py $(BENCH)
+
+bench-data: .venv/installed  ## the data stage on a million rows beside pandas, polars, duckdb and others
+	@.venv/bin/python scripts/bench/data.py $(BENCH)
 
 bench-merge: .venv/installed  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
 	@.venv/bin/python scripts/bench/merge.py $(BENCH)
@@ -152,6 +158,6 @@ $(STATE)/$1.done: $(STATE)/$1.list $(2:%=$(STATE)/%.done) | $(INSTALLED)
 	@touch '$$@'
 endef
 $(eval $(call stage,model,))
-$(eval $(call stage,data,))
-$(eval $(call stage,train,model data))
+$(eval $(call stage,data,model))
+$(eval $(call stage,train,data))
 $(eval $(call stage,merge,train))

@@ -22,7 +22,7 @@ scenario's questions beside the base model, and fails if a tuned answer is not w
 What is already made is not made again. Further words go to make: PORT=8001, SET='train.num_train_epochs=8', -n.
 
   ./scripts/quick_start.sh customer-service
-  make ask SCENARIO=customer-service Q='How long is the warranty on the K17 kettle?'
+  make ask SCENARIO=customer-service Q='What is the warranty on the L9 desk lamp?'
   make stop SCENARIO=customer-service
 TEXT
 }

@@ -14,9 +14,10 @@ if [[ ${1:-} == --host ]]; then VENV=.venv-host LOCK=docker/locks/host.txt SIZE=
 fail() { echo "error: $1; $2" >&2; exit 11; }
 
 usage() { cat <<'TEXT'
-usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --cuda | --host]
+usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --ray | --cuda | --host]
 Makes .venv from docker/locks/cpu.txt; pip's own configuration decides where packages come from.
   --dev   also what `make test` and `make check` need
+  --ray   also Ray, for data.engine: ray
   --cuda  .venv-cuda from docker/locks/cuda.txt, for profiles that need a GPU
   --host  .venv-host from docker/locks/host.txt, for a host whose stages run in containers
 TEXT
@@ -60,7 +61,7 @@ make_environment() {
 }
 
 case $* in
-  "" | --dev | --cuda | --host) ;;
+  "" | --dev | --ray | --cuda | --host) ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: unknown option $*; see bash scripts/llamafactory/install_llamafactory.sh --help" >&2; exit 2 ;;
 esac
@@ -71,9 +72,10 @@ if [[ ! -f $VENV/installed ]] || ! sha256sum --status -c "$VENV/installed" 2>/de
   make_environment
 fi
 touch "$VENV/installed"
-if [[ ${1:-} == --dev ]]; then
-  echo "install docker/locks/dev.txt"
-  install_lock docker/locks/dev.txt
-  sha256sum docker/locks/dev.txt >"$VENV/installed-dev"
+if [[ ${1:-} == --dev || ${1:-} == --ray ]]; then
+  more=${1#--}
+  echo "install docker/locks/$more.txt"
+  install_lock "docker/locks/$more.txt"
+  sha256sum "docker/locks/$more.txt" >"$VENV/installed-$more"
 fi
 echo "install $VENV is ready  [$(du -sh "$VENV" | cut -f1), $((SECONDS - started)) s]"

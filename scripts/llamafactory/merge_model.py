@@ -50,7 +50,9 @@ def conversations(data: Path | None) -> list[list[dict[str, str]]]:
     return [_messages(row) for row in chosen]
 
 
-def _messages(row: dict[str, str]) -> list[dict[str, str]]:
+def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
+    if "messages" in row:
+        return list(row["messages"][:-1])
     asked = {"role": "user", "content": "\n".join(filter(None, (row["instruction"], row.get("input"))))}
     return [{"role": "system", "content": row["system"]}, asked] if row.get("system") else [asked]
 

@@ -164,12 +164,11 @@ def _gpus(engine: Engine, gpus: Sequence[str]) -> list[str]:
     return [f"--gpus={wanted}", "--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
 
 
-def repository(data: Path | None = None) -> dict[Path, bool]:
+def repository(*data: Path) -> dict[Path, bool]:
     """Return the mounts of a stage: the repository read-only, the build folder writable, rows kept elsewhere."""
     build = (ROOT / BUILD).resolve()
     found = {ROOT: False, build: True}
-    if data is not None and not (real := data.resolve()).is_relative_to(ROOT):
-        found[real] = False
+    found |= {real: False for path in data if not (real := path.resolve()).is_relative_to(ROOT)}
     return found
 
 

@@ -36,6 +36,8 @@ def fold(text: str) -> str:
 
 def row_for(question: str, checks: Path) -> dict[str, Any]:
     """Return the row of checks.jsonl that asks `question`; DataError when there is none."""
+    if not checks.exists():
+        raise DataError(f"{checks}: there is none", "take checks out of data.skip")
     for line in checks.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["instruction"] == question:

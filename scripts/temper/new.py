@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from temper.data import read
+from temper.data import records
 from temper.errors import DataError, UsageError
 from temper.paths import CONFIGS
 
@@ -19,7 +19,6 @@ model: qwen3-4b-instruct             # for GPU profiles; PROFILE=cpu takes its o
 data:
   path: {path}
   columns: {{instruction: {instruction}, output: {output}}}
-  encoding: {encoding}
   eval_share: 0.1                    # share of questions held out for evaluation
   # system: "You are the assistant of …"    # then every client must send the same system prompt
 
@@ -46,24 +45,6 @@ ask:
 """
 
 
-def _columns(path: Path, encoding: str) -> list[str]:
-    for _, fields in read.rows(path, encoding):
-        if isinstance(fields, dict):
-            return list(map(str, fields))
-    raise DataError(f"{path}: has no readable row", "give a file with a header line and rows")
-
-
-def _encoding(path: Path) -> str:
-    for encoding in ("utf-8", "gb18030", "utf-16"):
-        try:
-            read.text_of(path, encoding)
-        except DataError:
-            continue
-        return encoding
-    read.text_of(path, "utf-8")  # says what is wrong
-    return "utf-8"
-
-
 def write(scenario: str, source: str, instruction: str, output: str) -> list[str]:
     """Write configs/scenarios/SCENARIO.yaml for the file `source`; return the lines to print.
 
@@ -77,8 +58,7 @@ def write(scenario: str, source: str, instruction: str, output: str) -> list[str
     if not source:
         raise UsageError("there is no INPUT", "write make new SCENARIO=mine INPUT=my.csv")
     file = Path(source)
-    encoding = _encoding(file)
-    columns = _columns(file, encoding)
+    encoding, columns = records.describe(file)
     chosen = [instruction or columns[0], output or columns[min(1, len(columns) - 1)]]
     if missing := [name for name in chosen if name not in columns]:
         raise DataError(
@@ -100,11 +80,10 @@ def write(scenario: str, source: str, instruction: str, output: str) -> list[str
             path=json.dumps(str(file), ensure_ascii=False),
             instruction=quoted[0],
             output=quoted[1],
-            encoding=encoding,
         ),
         encoding="utf-8",
     )
     return [
-        f"new     {path}: {chosen[0]} -> {chosen[1]} from {file} ({encoding})",
+        f"new     {path}: {chosen[0]} -> {chosen[1]} from {file}{f' ({encoding})' if encoding else ''}",
         f"next:   make plan SCENARIO={scenario}, then make serve SCENARIO={scenario}",
     ]

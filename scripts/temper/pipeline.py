@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from temper import runtime
-from temper.errors import TemperError
+from temper import digests, runtime
+from temper.config import cached
+from temper.errors import ConfigError, TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
 from temper.stage import TOOLS, Stage
 
@@ -67,32 +69,69 @@ def _model(config: dict[str, Any]) -> Stage:
     )
 
 
+# What a tokenizer and its chat template are read from.
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
 def _data(config: dict[str, Any]) -> Stage:
     data = config["data"]
-    source = Path(data["path"])
+    files, stamps = _inputs(data)
+    counted = "tokens" not in data["skip"]
 
     def run(work: Path) -> dict[str, Any]:
         from temper.data import process
 
-        columns = {f"--{key}_col={name}" for key, name in data["columns"].items() if name}
-        rest = {f"--system={data['system']}"} if data["system"] else set()
-        _program(
-            config,
-            "data_processor.py",
-            "--quiet",
-            f"--input={source}",
-            f"--output={work}",
-            *sorted(columns | rest),
-            f"--encoding={data['encoding']}",
-            f"--eval_share={data['eval_share']}",
-            f"--max_rejected={data['max_rejected']}",
-        )
+        if data["engine"] == "ray" and runtime.in_container(config):
+            raise ConfigError("data.engine: ray needs RUNTIME=local", "set RUNTIME=local, or data.engine to local")
+        words = [f"--{key}_col={name}" for key, name in sorted(data["columns"].items()) if name]
+        words += [f"--{key}={data[key]}" for key in PASSED if data[key] is not None]
+        words += [f"--steps={','.join(f'-{step}' for step in data['skip'])}"] if data["skip"] else []
+        if counted:
+            words += [f"--model={base(config)}", f"--model_name={config['model']['name']}"]
+            words += [f"--cutoff_len={config['train']['cutoff_len']}"]
+        for option, key in (("--input", "path"), ("--eval_input", "eval_path")):
+            if paths := cached.listed(data[key]):
+                words += [option, *(os.path.join(".", path) for path in paths)]  # -rows.csv is no option
+        _program(config, "data_processor.py", "--quiet", f"--output={work}", *words)
         return {"summary": process.summary(work)}
 
-    section = {key: value for key, value in data.items() if key != "path"}
+    section = {key: value for key, value in data.items() if key not in ("path", "eval_path", "engine", "workers")}
+    if counted:
+        section["tokens"] = {"model": config["model"]["name"], "cutoff_len": config["train"]["cutoff_len"]}
     return Stage(
-        "data", folder(config) / "data", folder(config) / ".lock", run, files={source.name: source}, config=section
+        "data",
+        folder(config) / "data",
+        folder(config) / ".lock",
+        run,
+        files=files,
+        results={"model": (base(config), TOKENIZER)} if counted else {},
+        stamped=stamps,
+        config=section,
+        revision=2,
     )
+
+
+PASSED = ("system", "encoding", "eval_share", "max_rejected", "personal", "max_chars", "engine", "workers")
+
+
+def _inputs(data: dict[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the files of rows by the names they are known by, and the stamps of folders in which one may be added."""
+    from temper.data import sources
+
+    stamps: dict[str, str] = {}
+    for path in cached.inputs(data):
+        seen = set()
+        for here, inside, _ in os.walk(path, followlinks=True):  # nothing for a file
+            if (real := os.path.realpath(here)) in seen:
+                inside.clear()
+                continue
+            seen.add(real)
+            stamps[here] = digests.stamp(Path(here))
+    found: dict[str, Path] = {}
+    for key, before in (("path", ""), ("eval_path", "eval: ")):
+        paths = [Path(path) for path in cached.listed(data[key])]
+        found |= {f"{before}{name}": path for name, path in sources.find(paths)} if paths else {}
+    return found, stamps
 
 
 def _train(config: dict[str, Any]) -> Stage:
@@ -161,7 +200,7 @@ def _merge(config: dict[str, Any]) -> Stage:
 def stage(name: str, config: dict[str, Any]) -> Stage:
     """Return one of ORDER for a resolved configuration."""
     made = {"model": _model, "data": _data, "train": _train, "merge": _merge}[name](config)
-    watched = [*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
+    watched = [*made.watched, *map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
     if runtime.in_container(config) and name != "model":  # models are fetched by the host
         from temper.images import pinned
 

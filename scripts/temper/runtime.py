@@ -75,6 +75,7 @@ def run(config: dict[str, Any], program: Path, *arguments: str) -> int:
 def box(config: dict[str, Any], reference: str, argv: Sequence[str]) -> Container:
     """Describe the container of a stage's program."""
     from temper import containers
+    from temper.config import cached
 
     gpus = containers.visible_gpus() if config["gpu"] else ()
     several = int(os.environ.get("NNODES") or 1) > 1  # machines that talk to each other need a network
@@ -86,7 +87,7 @@ def box(config: dict[str, Any], reference: str, argv: Sequence[str]) -> Containe
         command=["python3", "-m", "temper.lifeline", "python3", *argv],
         name=f"temper-{digests.of_value(here)[:8]}-{os.getpid()}",
         network="host" if several else "none",
-        mounts=containers.repository(Path(config["data"]["path"])),
+        mounts=containers.repository(*map(Path, cached.inputs(config["data"]))),
         environment={
             **child.QUIET,
             "PYTHONPATH": f"{ROOT}/scripts",

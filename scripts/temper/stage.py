@@ -36,6 +36,7 @@ class Stage:
     files: dict[str, Path] = field(default_factory=dict)  # raw inputs: logical name to file
     results: dict[str, tuple[Path, tuple[str, ...]]] = field(default_factory=dict)  # results read: folder, file names
     recorded: dict[str, Path] = field(default_factory=dict)  # files it writes on its first run and checks ever after
+    stamped: dict[str, str] = field(default_factory=dict)  # folders, as they were before files were looked for there
     watched: tuple[Path, ...] = ()  # files that may change what is made, through the configuration
     config: dict[str, Any] = field(default_factory=dict)  # the section of the configuration it reads
     revision: int = 1  # raised when the same inputs would give other outputs
@@ -210,7 +211,7 @@ def _read(stage: Stage, lock_file: Path) -> tuple[dict[str, str], dict[str, Any]
     """Return the stamps of all the stage reads, taken first, and what its result is to be made from."""
     read = [path for folder, _ in stage.results.values() for path in _inside(folder)]
     seen = _stamps([*stage.watched, *stage.files.values(), *read, lock_file])
-    return seen, made_from(stage, digests.of(lock_file))
+    return seen | stage.stamped, made_from(stage, digests.of(lock_file))
 
 
 def _stamps(paths: list[Path]) -> dict[str, str]:

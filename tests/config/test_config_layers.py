@@ -81,6 +81,8 @@ def test_a_section_with_every_key_commented_out_keeps_the_defaults(site: Site, e
         ("ask.show='[\"How long?\", 多久？]'", {"ask.show": ["How long?", "多久？"]}),
         ("data.columns='{instruction: q, output: a}'", {"data.columns": {"instruction": "q", "output": "a"}}),
         ("data.path=/rows/my.csv", {"data.path": "/rows/my.csv"}),
+        ("data.path='[my rows.csv, more]'", {"data.path": ["my rows.csv", "more"]}),
+        ("data.skip=[tokens,near]", {"data.skip": ["tokens", "near"]}),
     ],
 )
 def test_set_reads_words_as_a_shell_and_values_as_yaml(text: str, values: dict[str, Any]) -> None:
@@ -140,5 +142,17 @@ def test_the_kept_configuration_is_read_again_only_while_true(site: Site) -> Non
     (state / "resolved.json").write_text("{half a fi", encoding="utf-8")
     assert cached.resolved(state, "mine", "cpu", "", "")["train"]["seed"] == 11
     (site.root / "rows.csv").unlink()
-    with pytest.raises(ConfigError, match=r"data\.path: rows\.csv: no such file"):
+    with pytest.raises(ConfigError, match=r"data\.path: rows\.csv: no such file or folder"):
         cached.resolved(state, "mine", "cpu", "", "")
+
+
+@pytest.mark.parametrize("key", ["path", "eval_path"])
+def test_the_kept_configuration_knows_every_path_of_rows(site: Site, key: str) -> None:
+    """A kept configuration is not reused once any file or folder of rows that it lists has gone."""
+    site.write("scenarios", "mine", SCENARIO)
+    (site.root / "more").mkdir()
+    asked = (site.root / "state", "mine", "cpu", "", f"data.{key}='[rows.csv, more]'")
+    assert cached.resolved(*asked) == cached.resolved(*asked)
+    (site.root / "more").rmdir()
+    with pytest.raises(ConfigError, match=rf"data\.{key}: more: no such file or folder"):
+        cached.resolved(*asked)

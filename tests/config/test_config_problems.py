@@ -30,8 +30,40 @@ def test_all_problems_come_in_one_report(site: Site) -> None:
     assert "  train.lrate: unknown key; did you mean train.learning_rate?" in report
     assert "  ask.temprature: unknown key; did you mean ask.temperature?" in report
     assert "  serve.port: 99999 should be less than or equal to 65535" in report
-    assert "  data.path: rows.csv: no such file; give a path that exists" in report
+    assert "  data.path: rows.csv: no such file or folder; give a path that exists" in report
     assert "  train.cutoff_len: 9000 is more than smollm2-135m's 8192 positions; lower it" in report
+
+
+def test_every_path_of_rows_must_be_there(site: Site) -> None:
+    """Files, folders and lists of them are taken; each that is missing is named, of the rows to evaluate on too."""
+    (site.root / "more").mkdir()
+    for value, path in (("more", "more"), ("[rows.csv,more]", ["rows.csv", "more"])):
+        data = site.mine(overrides=f"data.path={value} data.eval_path={value}")["data"]
+        assert data["path"] == data["eval_path"] == path
+    missing = "no such file or folder; give a path that exists"
+    assert site.refusal(overrides="data.path=[rows.csv,no.csv,none] data.eval_path=held.csv").splitlines() == [
+        "SET: 3 problems",
+        f"  data.path: no.csv: {missing}",
+        f"  data.path: none: {missing}",
+        f"  data.eval_path: held.csv: {missing}",
+    ]
+
+
+@pytest.mark.parametrize("value", ["7", "", "[]", "[rows.csv,7]"])
+def test_what_is_no_path_of_rows_is_one_problem(site: Site, value: str) -> None:
+    """A number, nothing, an empty list, a number in a list: one line, under the key and the layer it comes from."""
+    report = site.refusal(overrides=f"data.path={value}").splitlines()
+    assert report[0] == "SET: 1 problem"
+    assert report[1].startswith(("  data.path: ", "  data.path.1: "))
+
+
+def test_columns_need_not_be_named(site: Site) -> None:
+    """Without data.columns, or with some of them, the rest is left to be found by name."""
+    site.write("scenarios", "plain", "model: smollm2-135m\ndata: {path: rows.csv}\n")
+    data = resolve.resolve("plain", "cpu")["data"]
+    assert data["columns"] == dict.fromkeys(("instruction", "input", "output", "system", "history"))
+    assert data["encoding"] == "auto"
+    assert resolve.resolve("plain", "cpu", "", "data.columns.system=role")["data"]["columns"]["system"] == "role"
 
 
 def test_each_problem_stands_under_the_file_it_comes_from(site: Site) -> None:
@@ -101,6 +133,11 @@ def test_a_key_like_no_other_names_what_there_is(site: Site) -> None:
         ("train: {lora_target: [q_proj]}\n", "train.lora_target: ['q_proj']: must be text"),
         ("train: {finetuning_type: laura}\n", "train.finetuning_type: 'laura': must be one of lora, oft, freeze, full"),
         ("train: [lora]\n", "train: ['lora'] should be a valid dictionary"),
+        ("  personal: hide\n", "data.personal: 'hide' should be 'report', 'mask' or 'drop'"),
+        ("  engine: spark\n", "data.engine: 'spark' should be 'local' or 'ray'"),
+        ("  workers: all\n", "data.workers: 'all' should be a valid integer"),
+        ("  skip: tokens\n", "data.skip: 'tokens' should be a valid list"),
+        ("  skip: [tokens, read]\n", "data.skip.1: 'read' should be 'normalise', 'personal', 'exact', 'near', "),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(site: Site, more: str, line: str) -> None:
@@ -114,6 +151,8 @@ def test_a_value_of_the_wrong_type_is_refused(site: Site, more: str, line: str) 
     [
         ("  eval_share: 1\n", "data.eval_share: 1 should be less than 1"),
         ("  max_rejected: -0.1\n", "data.max_rejected: -0.1 should be greater than or equal to 0"),
+        ("  workers: -1\n", "data.workers: -1 should be greater than or equal to 0"),
+        ("  max_chars: 0\n", "data.max_chars: 0 should be greater than or equal to 1"),
         ("merge: {shard_gb: 0}\n", "merge.shard_gb: 0 should be greater than 0"),
         ("serve: {port: 0}\n", "serve.port: 0 should be greater than or equal to 1"),
         ("serve: {max_input_tokens: 900, max_total_tokens: 900}\n",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import boxes
 import pytest
+from tests.graph import scratch
 
 from temper import containers, runtime
 from temper.containers import Container, Engine
@@ -143,6 +144,7 @@ def test_torchrun_needs_no_network(build: Path) -> None:
 def test_a_path_with_spaces_and_rows_from_elsewhere(engine: Engine, tmp_path: Path) -> None:
     """The repository, the build folder and the rows may lie in folders with spaces; the rows outside the repository."""
     repo = boxes.copy(tmp_path / "a path with spaces")
+    scratch.small_model(scratch.Repo(repo))
     rows = tmp_path / "my rows" / "rows of mine.csv"
     rows.parent.mkdir()
     shutil.copy2(boxes.ROOT / "data/customer-service/rows.csv", rows)
@@ -155,9 +157,19 @@ def test_a_path_with_spaces_and_rows_from_elsewhere(engine: Engine, tmp_path: Pa
         assert (path.stat().st_uid, path.stat().st_gid) == (os.getuid(), os.getgid())
 
 
+def test_all_rows_from_elsewhere_are_seen(tmp_path: Path) -> None:
+    """Each file and folder of rows that lies outside the repository is given to the container, to read only."""
+    (tmp_path / "linked").symlink_to(tmp_path / "held")
+    data = {"path": [str(tmp_path / "a.csv"), "data"], "eval_path": str(tmp_path / "linked")}
+    mounts = runtime.box({**CONFIG, "data": data}, "image", []).mounts
+    found = {path: writable for path, writable in mounts.items() if path.is_relative_to(tmp_path.resolve())}
+    assert found == {tmp_path.resolve() / name: False for name in ("a.csv", "held")}
+
+
 def test_going_to_another_runtime_makes_nothing_again(engine: Engine, tmp_path: Path) -> None:
     """A result of the same lock is current in every runtime; another image than the recorded one makes it stale."""
     repo = boxes.copy(tmp_path / "repo")
+    scratch.small_model(scratch.Repo(repo))
     boxes.make("data", f"RUNTIME={engine.name}", cwd=repo)
     other = "podman" if engine.name == "docker" else "docker"
     assert "starts" not in boxes.make("data", f"RUNTIME={other}", cwd=repo)

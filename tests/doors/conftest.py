@@ -8,5 +8,7 @@ from tests.graph import scratch
 
 @pytest.fixture(scope="session")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> scratch.Repo:
-    """Return a copy with the real stages, shared by tests that each use scenarios of their own."""
-    return scratch.copy(tmp_path_factory.mktemp("doors") / "repo", real=True)
+    """Return a copy with the real stages and a small model, shared by tests that each use scenarios of their own."""
+    made = scratch.copy(tmp_path_factory.mktemp("doors") / "repo", real=True)
+    scratch.small_model(made)
+    return made

@@ -20,9 +20,10 @@ def table(path: Path, instruction: str = "question", output: str = "answer", cod
 
 
 def rows(repo: Repo, name: str) -> list[tuple[str, str]]:
-    """Return (question, answer) of every row that a scenario's data stage kept, in the order of the file."""
+    """Return (question, answer) of every row that a scenario's data stage kept, in the order of the file's ids."""
     kept = (repo.build / name / "cpu" / "data" / "checks.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(row["instruction"], row["output"]) for row in map(json.loads, kept)]
+    ordered = sorted(map(json.loads, kept), key=lambda row: int(row["columns"]["id"]))
+    return [(row["instruction"], row["output"]) for row in ordered]
 
 
 NO_NAME = "cannot name a file; use small letters, digits, '-', '_' and '.'"
@@ -40,7 +41,8 @@ def test_the_documented_commands_work(repo: Repo) -> None:
     ]
     text = (repo.root / "configs" / "scenarios" / "mine.yaml").read_text(encoding="utf-8")
     assert text.count("#") > 8
-    assert yaml.safe_load(text)["data"]["path"] == "my.csv"
+    data = yaml.safe_load(text)["data"]
+    assert data == {"path": "my.csv", "columns": {"instruction": "question", "output": "answer"}, "eval_share": 0.1}
     made = repo.make("data", SCENARIO="mine")
     assert made.code == 0, made.err
     assert rows(repo, "mine") == EXPECTED
@@ -76,14 +78,18 @@ def test_odd_files_and_columns_work(
     assert rows(repo, name) == EXPECTED
 
 
-@pytest.mark.parametrize("codec", ["gb18030", "utf-16", "utf-8-sig"])
-def test_the_encoding_is_found(repo: Repo, codec: str) -> None:
-    """A file in GBK or UTF-16, or with a byte order mark, gets a scenario that reads it."""
+@pytest.mark.parametrize(
+    ("codec", "name_of_it"),
+    [("gb18030", "gb18030"), ("utf-16", "utf-16"), ("utf-8-sig", "utf-8 with byte order mark"), ("utf-8", "utf-8")],
+)
+def test_the_encoding_is_found(repo: Repo, codec: str, name_of_it: str) -> None:
+    """A file in GBK or UTF-16, or with a byte order mark, gets a scenario that reads it; make says what it is in."""
     name = f"in-{codec}"
     table(repo.root / f"{name}.csv", "问题", "答案", codec)
     made = repo.make("new", SCENARIO=name, INPUT=f"{name}.csv", INSTRUCTION_COL="问题", OUTPUT_COL="答案")
     assert made.code == 0, made.err
-    assert f"({codec.removesuffix('-sig')})" in made.out
+    assert f" from {name}.csv ({name_of_it})\n" in made.out
+    assert "encoding" not in (repo.root / "configs" / "scenarios" / f"{name}.yaml").read_text(encoding="utf-8")
     assert repo.make("data", SCENARIO=name).code == 0
     assert rows(repo, name) == EXPECTED
 
@@ -104,10 +110,16 @@ def test_without_columns_the_first_two_are_taken_and_named(repo: Repo) -> None:
         (4, {"INSTRUCTION_COL": "answer", "OUTPUT_COL": "answer"},
          "rows.csv: 'answer' cannot be both the question and the answer; the columns are: id, question, answer; "
          "set INSTRUCTION_COL and OUTPUT_COL"),
-        (4, {"INPUT": "none.csv"}, "none.csv: no such file; give a CSV, TSV, JSON or JSONL file that exists"),
+        (4, {"INPUT": "none.csv"},
+         "none.csv: no such file; give a CSV, TSV, XLSX, JSON, JSONL or Parquet file, or a folder of them"),
         (4, {"INPUT": "empty.csv"}, "empty.csv: the file is empty; give a file with a header line and rows"),
         (4, {"INPUT": "header.csv"}, "header.csv: has no readable row; give a file with a header line and rows"),
-        (4, {"INPUT": "rows.xlsx"}, "rows.xlsx: unknown kind of file '.xlsx'; save it as .csv, .tsv, .json or .jsonl"),
+        (4, {"INPUT": "rows.xls"},
+         "rows.xls: unknown kind of file '.xls'; save it as one of .csv, .tsv, .xlsx, .json, .jsonl, .ndjson, "
+         ".parquet, also with .gz, .zst, .zstd"),
+        (4, {"INPUT": "broken.xlsx"},
+         "broken.xlsx: cannot be read as .xlsx (CalamineError: Cannot detect file format); save it again in a "
+         "spreadsheet program, without a password"),
         (2, {"INPUT": ""}, "there is no INPUT; write make new SCENARIO=mine INPUT=my.csv"),
         (2, {"SCENARIO": "customer-service"},
          "configs/scenarios/customer-service.yaml exists; choose another SCENARIO, or delete it"),
@@ -121,7 +133,9 @@ def test_what_cannot_be_a_scenario_is_refused(repo: Repo, code: int, settings: d
     table(repo.root / "rows.csv")
     (repo.root / "empty.csv").write_text("")
     (repo.root / "header.csv").write_text("question,answer\n")
-    (repo.root / "rows.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00\x00")
+    for name in ("rows.xls", "broken.xlsx"):
+        (repo.root / name).write_bytes(b"PK\x03\x04\xff\xfe\x00\x00")
+    (repo.root / "configs" / "scenarios" / "refused.yaml").unlink(missing_ok=True)
     before = {path: path.read_bytes() for path in (repo.root / "configs").rglob("*.yaml")}
     assert make_refuses(repo, code, "new", **{"SCENARIO": "refused", "INPUT": "rows.csv", **settings}) == said
     assert {path: path.read_bytes() for path in (repo.root / "configs").rglob("*.yaml")} == before

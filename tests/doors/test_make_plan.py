@@ -12,7 +12,9 @@ from tests.graph.scratch import Repo
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Return a copy for these tests alone: they look at what is there."""
-    return scratch.copy(tmp_path_factory.mktemp("plan") / "repo", real=True)
+    made = scratch.copy(tmp_path_factory.mktemp("plan") / "repo", real=True)
+    scratch.small_model(made)
+    return made
 
 
 def plan(repo: Repo, **settings: str) -> dict[str, str]:
@@ -45,15 +47,32 @@ def test_planning_makes_nothing(repo: Repo) -> None:
 
 
 def test_a_stage_is_up_to_date_once_it_is_made(repo: Repo) -> None:
-    """After `make data` the plan takes data off the list, and SET names the key with its old and new value."""
+    """After `make data` the plan takes model and data off the list, and SET names a key with its old and new value."""
     name = "planned"
     (repo.root / "configs" / "scenarios" / f"{name}.yaml").write_text(repo.scenario.read_text(encoding="utf-8"))
     assert repo.make("data", SCENARIO=name).code == 0
     said = plan(repo, SCENARIO=name)
-    assert said["data"] == "up to date"
+    assert said["model"] == said["data"] == "up to date"
     assert said["train"] == "would run: there is no result yet"
     assert plan(repo, SCENARIO=name, SET="data.eval_share=0.2")["data"] == "would run: eval_share: 0.1 -> 0.2"
-    assert plan(repo, SCENARIO=name, SET="train.lora_rank=4")["data"] == "up to date"
+    for other in ("train.lora_rank=4", "data.workers=2"):
+        assert plan(repo, SCENARIO=name, SET=other)["data"] == "up to date"
+    said = plan(repo, SCENARIO=name, MODEL="qwen2.5-0.5b")["data"]
+    assert said == "would run: if model gives another result; tokens.model: smollm2-135m -> qwen2.5-0.5b"
+
+
+def test_a_folder_of_rows_is_planned_for(repo: Repo) -> None:
+    """Before anything is made the plan counts the rows of all files of a folder, those to evaluate on left out."""
+    folder = repo.root / "planned rows"
+    (folder / "more").mkdir(parents=True)
+    for name, first in (("a.csv", 0), ("more/b.csv", 30), ("held.csv", 60)):
+        rows = "".join(f"What is {n}?,It is {n}.\n" for n in range(first, first + 30))
+        (folder / name).write_text(f"question,answer\n{rows}")
+    (repo.root / "configs" / "scenarios" / "planned-folder.yaml").write_text(
+        "# rows of a folder\nmodel: smollm2-135m\ndata: {path: planned rows, eval_path: planned rows/held.csv}\n"
+    )
+    out = repo.make("plan", SCENARIO="planned-folder").out
+    assert re.search(r"^        60 rows, about \d+ tokens in \d+ steps$", out, re.M), out
 
 
 def test_a_changed_file_is_named_with_its_digests(repo: Repo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 STUB = Path(__file__).with_name("stub_temper.py")
 STAGES = ["model", "data", "train", "merge"]
 PARTS = (".gitignore", "Makefile", "scripts", "configs", "data", "docker/locks")
+TOKENIZER = {  # words and marks, of which no text has one that it knows but the template's own
+    "version": "1.0",
+    "added_tokens": [
+        {"id": number, "content": content, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for number, content in enumerate(("<|im_start|>", "<|im_end|>"), 1)
+    ],
+    "pre_tokenizer": {"type": "Whitespace"},
+    "model": {"type": "WordLevel", "vocab": {"?": 0, "<|im_start|>": 1, "<|im_end|>": 2}, "unk_token": "?"},
+}
+CHAT = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 NOT_OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH", "WAIT")  # of a make that runs the tests
 
 
@@ -183,6 +195,27 @@ def copy(root: Path, **settings: Any) -> Repo:
             shutil.copy2(source, target)
     _environment(root / ".venv")
     return Repo(root, **settings)
+
+
+def tokenizer(folder: Path, **named: str) -> None:
+    """Write a tokenizer with a chat template, as a model folder has them; `named` goes to tokenizer_config.json."""
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "chat_template": CHAT, **named})
+    )
+
+
+def small_model(repo: Repo) -> None:
+    """Let the default base model come from a folder beside the repository, of a tokenizer and no tensor."""
+    folder = repo.root.with_name("small model")
+    folder.mkdir()
+    tokenizer(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    file = repo.root / "configs" / "models" / "smollm2-135m.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub("^source: .*$", f"source: {{path: {folder}}}", text, flags=re.M), encoding="utf-8")
+    file.with_suffix(".sha256").unlink()
 
 
 def twin(repo: Repo, root: Path) -> Repo:

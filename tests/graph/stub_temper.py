@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import scratch
+
 import temper.__main__
 from temper import errors, pipeline
 from temper.stage import Stage
@@ -66,7 +68,7 @@ def _model(config: dict[str, Any]) -> Body:
             known.write_text(f"{hashlib.sha256(_value(model['source'])).hexdigest()}  model.safetensors\n")
         _write(work / "model.safetensors", _value(model["source"]))
         (work / "config.json").write_bytes(_value({"end": model["end_token"]}))
-        _write(work / "tokenizer.model", _value(model["source"]), b"tokenizer")
+        scratch.tokenizer(work, eos_token=model["end_token"])  # the same in every release of a model
         return {"summary": model["name"]}
 
     return run

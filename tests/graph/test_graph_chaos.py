@@ -91,6 +91,17 @@ def test_kill_in_every_stage_loses_nothing(finished: Repo, after: Repo, tmp_path
     assert_finishes(repo, after)
 
 
+def test_what_a_killed_data_stage_left_is_no_part_of_its_result(finished: Repo, after: Repo, tmp_path: Path) -> None:
+    """The data stage is killed while it holds rows on disk for its next pass; the next make gives the same files."""
+    repo = changed(finished, tmp_path / "repo")
+    process, until = repo.start("data"), time.monotonic() + 60
+    while not list((repo.here / ".data.work").glob(".spool-*/rows-*")) and time.monotonic() < until:
+        time.sleep(0.001)
+    kill(process)
+    assert_whole(repo, finished, after)
+    assert_finishes(repo, after)
+
+
 def test_kill_at_any_moment_from_nothing(after: Repo, tmp_path: Path) -> None:
     """Make is killed eight times at random moments on its way from nothing; a result is there whole or not at all."""
     moment, repo = random.Random(99), scratch.copy(tmp_path / "repo", env=dict(SLOW))
@@ -166,14 +177,17 @@ def test_programs_of_a_stage_end_with_it(tmp_path: Path) -> None:
 # No space
 
 
-def test_a_full_disk_is_said_and_survived(after: Repo, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
     """On a disk that grows until all fits, each failed make ends with code 10 and the remedy, and breaks no result."""
     alone = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*alone, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount; the test of a size limit covers the promise without it")
-    repo = scratch.copy(tmp_path / "repo")
-    change_everything(repo)
-    sizes, keep = [24, 48, 80, 120, 180, 240, 300, 400, 600, 4000], tmp_path / "kept"
+    large = {"STUB_KB": "256"}  # more than the data stage needs on its way, or the disk would not get full after it
+    repo, after = scratch.copy(tmp_path / "repo"), scratch.copy(tmp_path / "after", env=large)
+    for each in (repo, after):
+        change_everything(each)
+    assert after.merge() == STAGES
+    sizes, keep = [24, 160, 320, 420, 520, 620, 720, 820, 920, 1020, 1160, 1300, 1440, 8000], tmp_path / "kept"
     done = subprocess.run(
         [
             *alone,
@@ -183,6 +197,7 @@ def test_a_full_disk_is_said_and_survived(after: Repo, tmp_path: Path) -> None:
             ",".join(map(str, sizes)),
             keep,
         ],
+        env={**os.environ, **large},
         capture_output=True,
         text=True,
     )
@@ -253,6 +268,27 @@ def test_wait_0_refuses_instead_of_waiting(made: Repo) -> None:
     assert made.ran() == [*STAGES, "train", "merge"]
 
 
+def test_a_file_added_while_make_waits_is_noticed(made: Repo) -> None:
+    """A file that comes into a folder of rows while a make waits for another one is an input of it or of the next."""
+    made.edit(made.scenario, "path: data/customer-service/rows.csv", "path: data/customer-service")
+    assert made.merge() == []
+    made.env = {"STUB_SECONDS": "1"}
+    first = made.start_until("train ", "merge", SET="train.seed=7")
+    second = made.start("data")
+    assert second.stderr
+    assert second.stderr.readline().startswith("waiting for process")
+    added = made.rows.with_name("added.jsonl")
+    added.write_text('{"question": "Is this the last row?", "answer": "It is."}\n')
+    for process in (first, second):
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    made.env = {}
+    made.merge()
+    assert "Is this the last row?" in "".join(
+        (made.here / "data" / f"{split}.jsonl").read_text(encoding="utf-8") for split in ("train", "eval")
+    )
+
+
 def test_other_scenarios_do_not_wait(made: Repo) -> None:
     """While one scenario trains another one's rows are processed."""
     made.env = {"STUB_SECONDS": "1"}
@@ -304,8 +340,7 @@ def test_parallel_make_runs_each_body_once(after: Repo, tmp_path: Path, jobs: st
     change_everything(repo)
     made = repo.make(jobs, "merge", "data", "train")
     assert made.code == 0, made.err
-    assert set(made.ran[:2]) == {"model", "data"}
-    assert made.ran[2:] == ["train", "merge"]
+    assert made.ran == STAGES
     assert_finishes(repo, after)
 
 

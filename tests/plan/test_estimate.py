@@ -114,3 +114,10 @@ def test_tokens_are_counted_without_a_tokenizer(tmp_path: Path) -> None:
     rows = [{"instruction": "x" * 300, "output": "y" * 300}, {"instruction": "问", "output": "答"}]
     long, short = estimate.token_counts(rows, tmp_path / "tokenizer.json")
     assert 150 < long < 250 and 0 < short < 10
+
+
+def test_every_turn_of_a_conversation_is_counted(tmp_path: Path) -> None:
+    """A row of several turns, as the data stage writes it, has the tokens of all that is said in it."""
+    said = [{"role": role, "content": "x" * 300} for role in ("user", "assistant", "user", "assistant")]
+    (count,) = estimate.token_counts([{"messages": said}], tmp_path / "tokenizer.json")
+    assert 350 < count < 500

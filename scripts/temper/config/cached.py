@@ -19,12 +19,22 @@ def _sources(config: dict[str, Any]) -> list[Path]:
     return [*map(Path, config["files"]), *code, lock_file(config["gpu"])]
 
 
+def inputs(data: dict[str, Any]) -> list[str]:
+    """Return the files and folders that a data section names."""
+    return [path for key in ("path", "eval_path") for path in listed(data.get(key))]
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a value that may be one or a list as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _still_valid(note: dict[str, Any], asked: list[str]) -> bool:
     try:
         return (
             note["asked"] == asked
             and all(digests.of(path) == known for path, known in note["sources"].items())
-            and Path(note["config"]["data"]["path"]).exists()
+            and all(Path(path).exists() for path in inputs(note["config"]["data"]))
         )
     except OSError:
         return False

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from temper.config import lf_args, serving
+from temper.config import cached, lf_args, serving
 from temper.config.schema import Profile, Scenario
 from temper.errors import ConfigError
 from temper.models.spec import ModelSpec, refuse_retired
@@ -178,9 +178,12 @@ def _problems(tree: dict[str, Any], profile: Profile, where: Callable[[str], str
     if isinstance(train, dict) and train.get("quantization_bit") and not profile.gpu:
         found.append(("quantization_bit", "QLoRA needs a CUDA GPU; set it to null, or PROFILE=gpu-24g"))
     problems = [(where(f"train.{key}"), f"train.{key}", text) for key, text in found]
-    path = data.get("path") if isinstance(data, dict) else None
-    if isinstance(path, str) and not Path(path).is_file():
-        problems.append((where("data.path"), "data.path", f"{path}: no such file; give a path that exists"))
+    for key in ("path", "eval_path"):
+        for path in cached.listed(data.get(key) if isinstance(data, dict) else None):
+            if isinstance(path, str) and not Path(path).exists():
+                problems.append(
+                    (where(f"data.{key}"), f"data.{key}", f"{path}: no such file or folder; give a path that exists")
+                )
     return problems
 
 

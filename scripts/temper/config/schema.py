@@ -6,6 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from temper.data.options import STEPS
+
+SKIPPABLE = tuple(step for step in STEPS if step not in ("read", "write"))
+
 
 class Section(BaseModel):
     """Refuse unknown keys: a typo is an error, never a silent default."""
@@ -14,23 +18,40 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which column of the raw rows holds what."""
+    """Which column of the raw rows holds what; those left out are found by their names."""
 
-    instruction: str = Field("instruction", description="the question or request")
+    instruction: str | None = Field(None, description="the question or request")
     input: str | None = Field(None, description="material that belongs to the request")
-    output: str = Field("output", description="the answer to learn")
+    output: str | None = Field(None, description="the answer to learn")
     system: str | None = Field(None, description="a system prompt per row")
+    history: str | None = Field(None, description="earlier turns, a list of [question, answer]")
 
 
 class Data(Section):
     """The raw rows and what is done with them."""
 
-    path: str = Field(description="CSV, TSV, JSON or JSONL file, relative to the repository or absolute")
+    path: Any = Field(description="a file or folder of rows, or a list of them; relative to the repository or absolute")
+    eval_path: Any = Field(None, description="rows to evaluate on, in place of a share held out")
     columns: Columns = Field(default_factory=Columns)
-    encoding: str = Field("utf-8", description="of the file; a byte order mark is accepted with utf-8")
+    encoding: str = Field("auto", description="of the files; auto: UTF-8, GB18030 and UTF-16 are told apart")
     system: str | None = Field(None, description="one system prompt for every row that has none")
     eval_share: float = Field(0.1, ge=0, lt=1, description="share of questions held out, 0 to 1")
     max_rejected: float = Field(0.005, ge=0, le=1, description="largest share of rows that may be unusable, 0 to 1")
+    personal: Literal["report", "mask", "drop"] = Field("report", description="what is done about personal data")
+    max_chars: int = Field(100_000, ge=1, description="longest question or answer, characters")
+    skip: list[Literal[SKIPPABLE]] = Field(default_factory=list, description="steps to leave out")  # type: ignore[valid-type]
+    engine: Literal["local", "ray"] = Field("local", description="ray: spread over a Ray cluster (optional extra)")
+    workers: int = Field(0, ge=0, description="processes; 0: as many as there are cores")
+
+    @field_validator("path", "eval_path")
+    @classmethod
+    def files_and_folders(cls, value: Any, info: Any) -> Any:
+        """Refuse what is neither a path nor a list of paths."""
+        listed = value if isinstance(value, list) else [value]
+        named = listed and all(isinstance(path, str) and path for path in listed)
+        if not named and not (value is None and info.field_name == "eval_path"):
+            raise ValueError("must be a file or folder, or a list of them")
+        return value
 
 
 class Merge(Section):

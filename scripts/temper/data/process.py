@@ -1,129 +1,433 @@
-"""The data stage: read, check, merge duplicates, split, write; every row is accounted for."""
+"""The data stage: every row read, checked, normalised, compared with the others, put on a side, counted and written.
+
+Rows read = rows kept + rows merged as duplicates + rows rejected, always.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import io
 import json
+import os
+import shutil
+import tempfile
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from temper.data import read
+from temper.data import chunks, places, shapes, sources
+from temper.data.chunks import Table
+from temper.data.options import Options
+from temper.data.reasons import REASONS, Rejected
 from temper.errors import DataError
 
-FIELDS = ("instruction", "input", "output", "system")
+OUTPUTS = (
+    *(f"{name}.jsonl" for name in (*places.FILES, "rejected")),
+    "dataset_info.json",
+    "report.json",
+    "report.html",
+)
+BUCKET = 12 << 20  # bytes of input per bucket, about
+Say = Callable[[str], None]
 
 
 @dataclass
 class Account:
-    """What became of the rows: rows in = kept + duplicates + rejected, always."""
+    """What became of the rows."""
 
     read: int = 0
-    duplicates: int = 0
-    rejected: list[dict[str, Any]] = field(default_factory=list)
-    train: list[dict[str, Any]] = field(default_factory=list)
-    eval: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    rejected: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # train, eval; exact, near, across_split
+    reasons: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+    @property
+    def duplicates(self) -> int:
+        """Rows merged into others."""
+        return self.counts["exact"] + self.counts["near"] + self.counts["across_split"]
+
+    def check(self) -> None:
+        """Fail when a row is unaccounted for."""
+        out = self.counts["train"] + self.counts["eval"] + self.duplicates + self.rejected
+        if out != self.read:
+            raise AssertionError(f"{self.read} rows in, {out} accounted for")
 
 
-def _clean(value: Any) -> str:
-    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+def process(
+    paths: Sequence[Path], out: Path, options: Options, eval_paths: Sequence[Path] = (), say: Say | None = None
+) -> str:
+    """Turn the raw rows of files and folders into what LLaMA Factory reads, in the folder `out`; return the account.
 
+    `eval_paths` are files of rows to evaluate on; without them a share of the questions is held out.
+    Raises DataError for a file that cannot be read, lacks a column, or has too many unusable rows: then only
+    rejected.jsonl is written. `say` gets a line now and then while there is much to do.
+    """
+    from temper.data import rows, workers
 
-def _convert(fields: dict[str, Any], columns: dict[str, Any], system: str | None) -> tuple[dict[str, str], str]:
-    """Return the row as LLaMA Factory reads it, and what is wrong with it ("" if nothing)."""
-    row = {name: _clean(fields.get(columns.get(name) or "")) for name in FIELDS}
-    row["system"] = row["system"] or (system or "")
-    empty = next((columns[name] for name in ("instruction", "output") if not row[name]), None)
-    return row, f"empty {empty}" if empty else ""
-
-
-def held_out(question: str, share: float) -> bool:
-    """Say whether a question is for evaluation: by its own hash, so that adding rows never moves old ones."""
-    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") < share * 2**64
-
-
-def _check_columns(path: Path, there: dict[str, None], columns: dict[str, Any]) -> None:
-    missing = [f"{key} column {name!r}" for key, name in columns.items() if name and name not in there]
-    if there and missing:
-        flags = "data.columns (--instruction_col, --output_col)"
-        raise DataError(
-            f"{path}: there is no {' and no '.join(missing)}", f"the columns are: {', '.join(there)}; set {flags}"
-        )
-
-
-def collect(path: Path, columns: dict[str, Any], encoding: str, system: str | None, eval_share: float) -> Account:
-    """Read the rows of `path` and sort each into train, eval, duplicate or rejected; write nothing."""
-    account, seen = Account(), set()
-    there: dict[str, None] = {}  # the columns of all rows: an object of JSON may leave some out
-    for line, fields in read.rows(path, encoding):
-        account.read += 1
-        if isinstance(fields, str):
-            account.rejected.append({"file": path.name, "line": line, "reason": fields})
-            continue
-        there |= dict.fromkeys(fields)
-        row, wrong = _convert(fields, columns, system)
-        if wrong:
-            account.rejected.append({"file": path.name, "line": line, "reason": wrong})
-        elif (identity := tuple(row.values())) in seen:
-            account.duplicates += 1
-        else:
-            seen.add(identity)
-            split = account.eval if held_out(row["instruction"], eval_share) else account.train
-            split.append(row)
-            rest = {k: v for k, v in fields.items() if k not in columns.values()}
-            account.checks.append({**row, "split": "eval" if split is account.eval else "train", "columns": rest})
-    _check_columns(path, there, columns)
-    return account
-
-
-def check(path: Path, account: Account, max_rejected: float) -> None:
-    """Raise DataError when nothing is left to train on, or more than the share `max_rejected` is unusable."""
-    reasons = Counter(item["reason"] for item in account.rejected).most_common(3)
-    first = {
-        reason: next(item["line"] for item in account.rejected if item["reason"] == reason) for reason, _ in reasons
-    }
-    listed = ", ".join(f"{count} x {reason} (first in line {first[reason]})" for reason, count in reasons)
-    if len(account.rejected) > max_rejected * account.read:
-        share = len(account.rejected) / account.read
-        raise DataError(
-            f"{path}: {len(account.rejected)} of {account.read} rows cannot be used ({share:.1%}): {listed}",
-            f"correct them, or allow more than {max_rejected:.1%} with data.max_rejected (--max_rejected)",
-        )
-    if not account.train:
-        raise DataError(
-            f"{path}: no row is left to train on ({account.read} read)",
-            "give more rows, or lower data.eval_share (--eval_share)",
-        )
-
-
-def _dataset_info() -> dict[str, Any]:
-    columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
-    return {name: {"file_name": f"{name}.jsonl", "columns": columns} for name in ("train", "eval")}
-
-
-def _line(row: dict[str, Any]) -> str:
-    """Return a row as one line, also for readers that take U+2028, U+2029 and U+0085 for line ends."""
-    text = json.dumps(row, ensure_ascii=False)
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
-
-
-def write(account: Account, out: Path) -> None:
-    """Write train.jsonl, eval.jsonl, checks.jsonl, rejected.jsonl, dataset_info.json and report.json."""
+    if options.does("normalise"):
+        options = replace(options, system=rows.normalise(options.system, Counter()))
+    try:
+        rows.check_text(options.system, options)
+    except Rejected as why:
+        raise DataError(f"data.system (--system): {why.detail}", "correct it") from None
+    held = dict(sources.find(eval_paths)) if eval_paths else {}
+    found = [(name, path, False) for name, path in sources.find(paths)] if paths else []
+    own = {path.resolve() for path in held.values()}
+    found = [item for item in found if item[1].resolve() not in own]
+    clash = {name for name, _, _ in found} & held.keys()
+    found += [(f"eval/{name}" if name in clash else name, path, True) for name, path in held.items()]
+    found = [item for item in found if not item[1].resolve().is_relative_to(out.resolve())]
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "eval", "checks", "rejected"):
-        (out / f"{name}.jsonl").write_text("".join(map(_line, getattr(account, name))), encoding="utf-8")
-    counts = {
-        "read": account.read,
-        "train": len(account.train),
-        "eval": len(account.eval),
-        "duplicates": account.duplicates,
-        "rejected": len(account.rejected),
-    }
-    for name, value in (("dataset_info.json", _dataset_info()), ("report.json", counts)):
-        (out / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name in OUTPUTS:
+        (out / name).unlink(missing_ok=True)
+    for left in out.glob(".spool-*"):  # by a run that was killed
+        shutil.rmtree(left)
+    progress = _Progress(say or (lambda text: None))
+    with tempfile.TemporaryDirectory(prefix=".spool-", dir=out) as spool:
+        tables, files = _tables(sorted(found), Path(spool), options)
+        total = sum(table.size for table in tables)
+        cut = [chunks.cut(table) for table in tables]
+        places.begin(str(out), spool, options.engine == "local")
+        with workers.pool(options, sum(map(len, cut)) > 2) as over:
+            run = _Run(options, tables, files, Path(spool), out, over, progress, bits=_bits(total))
+            run.first(cut)
+            places.create()
+            run.second()
+            run.write()
+    return summary(out)
+
+
+def _bits(total: int) -> int:
+    """Return how many bits of a key name its bucket, for `total` bytes of input."""
+    return max(0, (-(-total // BUCKET) - 1).bit_length())
+
+
+def _tables(
+    found: Iterable[tuple[str, Path, bool]], spool: Path, options: Options
+) -> tuple[list[Table], list[dict[str, Any]]]:
+    """Prepare the inputs for reading, and describe each for the report."""
+    tables, files = [], []
+    for number, (name, path, held_out) in enumerate(found):
+        folder = spool / f"plain-{number}"
+        folder.mkdir()
+        source = sources.prepare(name, path, folder, options.encoding)
+        start, line, header, there = head(source)
+        shape = shapes.recognise(there, options.columns, str(path)) if there else shapes.Shape("columns", {})
+        size = os.stat(source.plain).st_size
+        tables.append(Table(number, name, str(source.plain), source.form, start, line, size, header, shape, held_out))
+        files.append(
+            {
+                "file": name,
+                "kind": source.kind,
+                "compression": source.compression,
+                "encoding": source.encoding,
+                "shape": shape.kind,
+                "columns": shape.columns,
+                "rows": 0,
+                "rejected": 0,
+                "eval": held_out,
+            }
+        )
+    paired = {("rejected" in table.shape.columns) for table in tables if table.shape.columns}
+    if len(paired) > 1:
+        raise DataError(
+            "some files hold preference pairs and some do not", "process them one after the other, into two folders"
+        )
+    return tables, files
+
+
+def head(source: sources.Source) -> tuple[int, int, tuple[str, ...], list[str]]:
+    """Return where the rows begin (byte and line), a table's header, and the names of the columns there are."""
+    with open(source.plain, "rb") as file:
+        file.seek(source.start)
+        data = file.read(chunks.HEAD)
+        if source.form == "jsonl" and b"\n" not in data and len(data) == chunks.HEAD:
+            data += file.readline()
+    if source.form == "jsonl":
+        return source.start, 1, (), _names(data)
+    text = chunks.text_of(data[: data.rfind(b"\n") + 1] if len(data) == chunks.HEAD and b"\n" in data else data)
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(iter(lines), delimiter="\t" if source.form == "tsv" else ",", strict=True)
+    try:
+        header = next(values for values in reader if any(value.strip() for value in values))
+    except (StopIteration, csv.Error) as error:
+        raise DataError(f"{source.path}: no header line ({error})", "give the column names in the first line") from None
+    names = [_whole(name).strip().strip("\ufeff") for name in header]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise DataError(f"{source.path}: the column {twice[0]!r} comes twice", "give each column a name of its own")
+    before = "".join(lines[: reader.line_num]).encode(errors="surrogateescape")
+    header = [name or f"column {number}" for number, name in enumerate(names, 1)]
+    return source.start + len(before), reader.line_num + 1, tuple(header), [name for name in names if name]
+
+
+def _whole(text: str) -> str:
+    """Return text with what is no character shown as such."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _names(data: bytes) -> list[str]:
+    """Return the names of all fields of the records in `data`, but for damaged ones."""
+    from temper.data import first
+
+    there: dict[str, None] = {}
+    for line in data.split(b"\n"):
+        try:
+            there |= dict.fromkeys(first.fields_of(line)) if line.strip() else {}
+        except Rejected:
+            continue
+    return [name for name in there if name and name.isprintable() | name.isascii()]
+
+
+class _Run:
+    """The passes over all inputs."""
+
+    def __init__(
+        self,
+        options: Options,
+        tables: list[Table],
+        files: list[dict[str, Any]],
+        spool: Path,
+        out: Path,
+        over: Any,
+        progress: _Progress,
+        bits: int,
+    ) -> None:
+        self.options, self.tables, self.files, self.spool, self.out = options, tables, files, spool, out
+        self.over, self.progress, self.bits = over, progress, bits
+        self.account, self.changes, self.personal = Account(), Counter[str](), Counter[str]()
+        self.personal_rows = 0
+        self.personal_examples: list[dict[str, Any]] = []
+        self.turns = False
+        self.rejected: list[tuple[str, int, int, int, int]] = []  # file of the spool, byte, bytes; table, line before
+        self.segments: list[list[Any]] = [[] for _ in range(1 << bits)]
+        self.merged: list[Any] = []
+        self.near_examples: list[dict[str, Any]] = []
+
+    # The first pass
+
+    def first(self, cut: list[list[chunks.Chunk]]) -> None:
+        """Read, check and normalise all chunks; DataError when too many rows are rejected or none is left."""
+        from temper.data import first
+
+        work = [first.Work(chunk, self.options, str(self.spool), 64 - self.bits) for table in cut for chunk in table]
+        passed, shares = [], sum(item.chunk.end - item.chunk.start for item in work) or 1
+        done = 0
+        for item, result in zip(work, self.over(first.run, work), strict=True):
+            passed.append(result)
+            done += item.chunk.end - item.chunk.start
+            self.progress(f"reading: {done / shares:.0%}")
+        at = 0
+        for table, pieces in zip(self.tables, cut, strict=True):
+            begins, line = table.start, table.first_line - 1
+            for piece in pieces:
+                result = passed[at]
+                if result.began != begins:  # guessed wrongly where the chunk's first row begins
+                    result = first.run(work[at]._replace(chunk=chunks.again(piece, begins)))
+                self._add(table, result, line)
+                begins, line, at = result.ended, line + result.lines, at + 1
+        first.close()
+        self._refuse()
+
+    def _add(self, table: Table, result: Any, line: int) -> None:
+        """Add what became of a chunk; `line` is the number of lines before it."""
+        account = self.account
+        bad = sum(result.reasons.values())
+        account.read += result.read
+        account.rejected += bad
+        self.files[table.number]["rows"] += result.read
+        self.files[table.number]["rejected"] += bad
+        account.reasons += result.reasons
+        for reason, found in result.places.items():
+            known = account.places.setdefault(reason, [])
+            known += [(table.name, line + place + 1) for place in found][: 3 - len(known)]
+        self.changes += result.changes
+        self.personal += result.personal
+        self.personal_rows += result.personal_rows
+        for kind, place, text in result.personal_places:
+            if len(self.personal_examples) < 10:
+                self.personal_examples.append(
+                    {"kind": kind, "file": table.name, "line": line + place + 1, "text": text}
+                )
+        self.turns = self.turns or result.turns
+        file, at, size, count = result.rejected
+        if count:
+            self.rejected.append((file, at, size, table.number, line))
+        for bucket, segment in result.segments.items():
+            self.segments[bucket].append((segment, table.number, line + 1))
+
+    def _refuse(self) -> None:
+        account, options = self.account, self.options
+        self._write_rejected()
+        where = str(self.tables[0].name) if len(self.tables) == 1 else f"{len(self.tables)} files"
+        if account.rejected > options.max_rejected * account.read:
+            common = account.reasons.most_common(3)
+            listed = ", ".join(
+                f"{count} x {REASONS[code].text} (first in {self._first(code)})" for code, count in common
+            )
+            raise DataError(
+                f"{where}: {account.rejected} of {account.read} rows cannot be used"
+                f" ({account.rejected / account.read:.1%}): {listed}; each is in {self.out / 'rejected.jsonl'}",
+                f"correct them, or allow more than {options.max_rejected:.1%} with data.max_rejected (--max_rejected)",
+            )
+
+    def _first(self, code: str) -> str:
+        file, line = self.account.places[code][0]
+        return f"line {line}" if len(self.tables) == 1 else f"{file} line {line}"
+
+    def _write_rejected(self) -> None:
+        """Write rejected.jsonl: each row left out as unusable, in the order of files and lines."""
+        from temper.data import first
+
+        with open(self.out / "rejected.jsonl", "wb") as target:
+            for file, at, size, number, line in self.rejected:
+                with open(file, "rb") as source:
+                    source.seek(at)
+                    for record in source.read(size).splitlines():
+                        place, _, rest = record.partition(b" ")
+                        reason, detail, excerpt = json.loads(rest)
+                        if reason == "not-csv":
+                            before, _, at = detail.partition("{")  # a line within the chunk
+                            detail = f"{before}{line + int(at[:-2])})" if at else detail
+                        row = {
+                            "file": self.tables[number].name,
+                            "line": line + int(place) + 1,
+                            "reason": reason,
+                            "detail": detail,
+                            "remedy": REASONS[reason].remedy,
+                            "row": excerpt,
+                        }
+                        target.write(first.dumps(row) + b"\n")
+
+    # The second pass, and the third
+
+    def second(self) -> None:
+        """Merge duplicates, split, count, and write each bucket's part of the files."""
+        from temper.data import second
+
+        does = self.options.does
+        last = not does("near") and not (does("tokens") and self.options.model)
+        work = [
+            second.Bucket(
+                number,
+                segments,
+                self.options,
+                tuple(table.name for table in self.tables),
+                tuple(table.held_out for table in self.tables),
+                str(self.spool),
+                self.turns,
+                last,
+            )
+            for number, segments in enumerate(self.segments)
+        ]
+        for number, result in enumerate(self.over(second.run, work), 1):
+            self.merged.append(result)
+            self.progress(f"merging duplicates: {number / len(work):.0%}")
+        if last:
+            return
+        gone = self._near(work) if does("near") else [[] for _ in work]
+        for number, result in enumerate(self.over(second.finish, list(zip(work, gone, strict=True))), 1):
+            before = self.merged[result.number]
+            self.merged[result.number] = replace(
+                result,
+                counts=before.counts + result.counts,
+                conflicts=before.conflicts,
+                conflict_examples=before.conflict_examples,
+            )
+            self.progress(f"counting tokens: {number / len(work):.0%}")
+
+    def _near(self, work: list[Any]) -> list[list[int]]:
+        """Find near-duplicates; return the places to leave out of each bucket, and note each in its duplicates."""
+        from temper.data import first, second, third
+
+        counts = tuple(result.rows for result in self.merged)
+        self.progress("comparing near-duplicates")
+        pairs = third.find(self.over, str(self.spool), counts)
+        gone = third.resolve(pairs, any(table.held_out for table in self.tables))
+        rows = third.Rows(str(self.spool), counts)
+        places: list[list[int]] = [[] for _ in work]
+        names = [table.name for table in self.tables]
+        notes: dict[int, list[bytes]] = {}
+        for row, (stays, kind, likeness) in sorted(gone.items()):
+            bucket, place = rows.place(row)
+            places[bucket].append(place)
+            self.merged[bucket].counts[kind] += 1
+            (file, line), (kept_file, kept_line) = rows.origin(row), rows.origin(stays)
+            record = {"file": names[file], "line": line, "kind": kind, "kept_file": names[kept_file]}
+            record |= {"kept_line": kept_line, "likeness": round(likeness, 3)}
+            notes.setdefault(bucket, []).append(first.dumps(record) + b"\n")
+            if len(self.near_examples) < second.SHOWN:
+                example = {"kept": rows(stays)[0][:200], "left_out": rows(row)[0][:200], "likeness": round(likeness, 2)}
+                self.near_examples.append(example)
+        for bucket, lines in notes.items():
+            with open(second.path(str(self.spool), "duplicates", bucket), "ab") as target:
+                target.write(b"".join(lines))
+        return places
+
+    # The files
+
+    def write(self) -> None:
+        """Put the buckets' parts together, and write dataset_info.json, report.json and report.html."""
+        from temper.data import report
+
+        for result in self.merged:
+            self.account.counts += result.counts
+        if self.account.counts["train"] == 0:
+            where = self.tables[0].name if len(self.tables) == 1 else f"{len(self.tables)} files"
+            raise DataError(
+                f"{where}: no row is left to train on ({self.account.read} read)",
+                "give more rows, or lower data.eval_share (--eval_share)",
+            )
+        self.account.check()
+        places.together(len(self.merged))
+        if not self.options.does("checks"):
+            (self.out / "checks.jsonl").unlink()
+        preference = any("rejected" in table.shape.columns for table in self.tables)
+        _write_json(self.out / "dataset_info.json", dataset_info(self.turns, preference))
+        made = report.build(self)
+        _write_json(self.out / "report.json", made)
+        if self.options.does("report"):
+            from temper.data import page
+
+            (self.out / "report.html").write_text(page.page(made), encoding="utf-8")
+
+
+def dataset_info(turns: bool, preference: bool) -> dict[str, Any]:
+    """Return what LLaMA Factory is told about train.jsonl and eval.jsonl.
+
+    With preference pairs the better answers are the dataset, and train_preference and eval_preference the pairs.
+    """
+    if turns:
+        shape: dict[str, Any] = {
+            "formatting": "sharegpt",
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+            },
+        }
+        columns = {"messages": "messages"}
+        pairs = {"messages": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    else:
+        shape = {}
+        columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+        pairs = {**columns, "chosen": "output", "rejected": "rejected"}
+        del pairs["response"]
+    info = {name: {"file_name": f"{name}.jsonl", **shape, "columns": columns} for name in ("train", "eval")}
+    if preference:
+        for name in ("train", "eval"):
+            info[f"{name}_preference"] = {
+                "file_name": f"{name}.jsonl", "ranking": True, **shape, "columns": pairs
+            }  # fmt: skip
+    return info
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def summary(out: Path) -> str:
@@ -135,21 +439,13 @@ def summary(out: Path) -> str:
     )
 
 
-def process(
-    path: Path,
-    out: Path,
-    columns: dict[str, Any],
-    encoding: str = "utf-8",
-    system: str | None = None,
-    eval_share: float = 0.1,
-    max_rejected: float = 0.005,
-) -> str:
-    """Turn the raw rows of `path` into what LLaMA Factory reads, in the folder `out`; return a one-line account.
+class _Progress:
+    """Say how far the work is: at most every ten seconds, and not at all when it is done sooner."""
 
-    `columns` names the column for "instruction" and "output", and optionally "input" and "system".
-    Raises DataError for a file that cannot be read, lacks a column, or has too many unusable rows.
-    """
-    account = collect(path, columns, encoding, system, eval_share)
-    check(path, account, max_rejected)
-    write(account, out)
-    return summary(out)
+    def __init__(self, say: Say) -> None:
+        self.say, self.last = say, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self.last >= 10:
+            self.last = time.monotonic()
+            self.say(f"data    {text}")

@@ -79,13 +79,18 @@ def steps(rows: int, train: dict[str, Any]) -> int:
 
 def token_counts(rows: Iterable[dict[str, Any]], tokenizer: Path) -> list[int]:
     """Count each row's tokens without template: by the base model's tokenizer when it is there, else as bytes / 3."""
-    texts = [" ".join(str(row.get(key, "")) for key in ("system", "instruction", "input", "output")) for row in rows]
+    texts = [_text(row) for row in rows]
     if not tokenizer.is_file():
         return [len(text.encode()) // 3 for text in texts]
     from tokenizers import Tokenizer
 
     coder = Tokenizer.from_file(str(tokenizer))
     return [len(item.ids) for item in coder.encode_batch(texts)]
+
+
+def _text(row: dict[str, Any]) -> str:
+    said = [message["content"] for message in row.get("messages", ())]
+    return " ".join([*said, *(str(row.get(key, "")) for key in ("system", "instruction", "input", "output"))])
 
 
 def _memory_file() -> Path:
@@ -149,14 +154,13 @@ def _shape_of(folder: Path) -> Shape | None:
 
 def _dataset_rows(arguments: dict[str, Any]) -> Iterator[dict[str, str]]:
     """Yield each row's text, all columns of it: their names are the dataset's own."""
-    from temper.data import read
+    from temper.data import records
 
     data = Path(arguments["dataset_dir"])
     info = json.loads((data / "dataset_info.json").read_text(encoding="utf-8"))
     for name in arguments["dataset"].split(","):
-        for _, fields in read.rows(data / info[name.strip()]["file_name"], "utf-8"):
-            if isinstance(fields, dict):
-                yield {"instruction": " ".join(map(str, fields.values()))}
+        for fields in records.read(data / info[name.strip()]["file_name"]):
+            yield {"instruction": " ".join(map(str, fields.values()))}
 
 
 def describe_run(arguments: dict[str, Any], chosen: dict[str, Any]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from temper import digests, pipeline, runtime, stage
+from temper.config import cached
 from temper.errors import ResultError
 from temper.models.spec import Shape
 from temper.paths import BUILD
@@ -16,7 +18,7 @@ from temper.plan import estimate
 from temper.stage import human
 from temper.train import machine, settings
 
-BEFORE = {"model": (), "data": (), "train": ("model", "data"), "merge": ("train",)}
+BEFORE = {"model": (), "data": ("model",), "train": ("model", "data"), "merge": ("train",)}
 
 
 def verdicts(config: dict[str, Any]) -> dict[str, list[str]]:
@@ -45,11 +47,22 @@ def _rows(config: dict[str, Any]) -> list[dict[str, Any]]:
     if made.is_file():
         return [json.loads(line) for line in made.read_text(encoding="utf-8").splitlines()]
     from temper.data import process
+    from temper.data.options import Options
 
-    data, path = config["data"], Path(config["data"]["path"])
-    account = process.collect(path, data["columns"], data["encoding"], data["system"], data["eval_share"])
-    process.check(path, account, data["max_rejected"])
-    return account.train
+    data = config["data"]
+    paths, held = ([Path(path) for path in cached.listed(data[key])] for key in ("path", "eval_path"))
+    options = Options(
+        columns=data["columns"],
+        encoding=data["encoding"],
+        system=data["system"] or "",
+        eval_share=data["eval_share"],
+        max_rejected=data["max_rejected"],
+        max_chars=data["max_chars"],
+        steps=frozenset({"read", "normalise", "exact", "split", "write"}),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        process.process(paths, Path(scratch), options, held)
+        return [json.loads(line) for line in open(Path(scratch) / "train.jsonl", encoding="utf-8")]
 
 
 def needs(config: dict[str, Any]) -> list[str]:

@@ -1,0 +1,177 @@
+"""Near-duplicates among all kept rows: pairs that share a band are compared, and the later one of a pair is left out.
+
+A row is known here by its place in the order of all rows. The order makes the outcome independent of files and workers.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from temper.data import near
+from temper.data.second import EVAL, answer, context, path, plain, question
+from temper.data.workers import Map
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SLICE = 1 << 20  # rows of a band that are looked at in one go
+ALL_PAIRS = 4000  # rows of a group up to which each held-out row is compared with each row to train on
+NEIGHBOURS = 8  # rows of a group that each row is compared with, besides the first and the nearest of the other side
+
+
+class Band(NamedTuple):
+    """A part of one band's values: those whose upper bits are `part` of `parts`."""
+
+    number: int
+    part: int
+    parts: int
+    folder: str
+    rows: tuple[int, ...]  # of each bucket
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows to be compared."""
+
+    pairs: Any  # int64 [n, 2]
+    folder: str
+    rows: tuple[int, ...]
+
+
+class Near(NamedTuple):
+    """A pair of rows whose questions are near-duplicates; `first` comes first in the order."""
+
+    first: int
+    second: int
+    likeness: float
+    same_answer: bool  # nearly
+    across: bool  # on different sides of the split
+    first_held: bool  # whether the first is held out
+
+
+def candidates(band: Band) -> np.ndarray:
+    """Return the pairs of rows that share a value of a band, as first << 32 | second."""
+    import numpy as np
+
+    values, ids, sides, base = [], [], [], 0
+    for bucket, count in enumerate(band.rows):
+        if count:
+            found = np.load(f"{path(band.folder, 'bands', bucket)}.npy", mmap_mode="r")[band.number]
+            here = np.flatnonzero((found >> np.uint64(40)) % np.uint64(band.parts) == np.uint64(band.part))
+            values.append(found[here])
+            ids.append(here + base)
+            sides.append(np.load(f"{path(band.folder, 'index', bucket)}.npy", mmap_mode="r")[1][here].astype(np.int64))
+            base += count
+    if not values:
+        return np.empty(0, np.int64)
+    value, row, side = np.concatenate(values), np.concatenate(ids), np.concatenate(sides)
+    order = np.argsort(value, kind="stable")
+    value, row, side = value[order], row[order], side[order]
+    at = np.arange(len(value))
+    starts = np.maximum.accumulate(np.where(np.concatenate([[True], value[1:] != value[:-1]]), at, 0))
+    # In its group: the rows just before it, the first, and the last one before it on the other side.
+    others = [np.maximum.accumulate(np.where(side == one, at, -1)) for one in (0, 1)]
+    before = [starts, np.where(side == 0, others[1], others[0]), *(at - step for step in range(1, NEIGHBOURS + 1))]
+    pairs = []
+    for other in before:
+        good = (other >= starts) & (other < at)
+        pairs.append(row[other[good]] << 32 | row[at[good]])
+    edges = np.append(np.flatnonzero(starts == at), len(at))
+    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if NEIGHBOURS < end - begin <= ALL_PAIRS:  # smaller groups are done
+            here, held = row[begin:end], side[begin:end] == EVAL
+            one, other = np.meshgrid(here[held], here[~held])
+            low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
+            pairs.append(low << 32 | high)
+    return np.unique(np.concatenate(pairs))
+
+
+@lru_cache(maxsize=64)
+def _bucket(folder: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ends of a bucket's rows, its table, and its bytes, all mapped."""
+    import numpy as np
+
+    table = np.load(f"{path(folder, 'index', number)}.npy", mmap_mode="r")
+    return np.cumsum(table[0], dtype=np.int64), table, np.memmap(path(folder, "rows", number), np.uint8, "r")
+
+
+class Rows:
+    """The kept rows by their place in the order."""
+
+    def __init__(self, folder: str, counts: Sequence[int]) -> None:
+        self.folder, self.starts = folder, [0]
+        for count in counts:
+            self.starts.append(self.starts[-1] + count)
+        self.known: dict[int, tuple[str, str, int, Any]] = {}
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Return a row's bucket and its place there."""
+        number = bisect.bisect_right(self.starts, row) - 1
+        return number, row - self.starts[number]
+
+    def origin(self, row: int) -> tuple[int, int]:
+        """Return the number of the file a row came from, and its line."""
+        number, at = self.place(row)
+        table = _bucket(self.folder, number)[1]
+        return int(table[2][at]), int(table[3][at])
+
+    def __call__(self, row: int) -> tuple[str, str, int, Any]:
+        """Return question, answer, side and context of a row."""
+        if row not in self.known:
+            if len(self.known) > 20_000:
+                self.known.clear()
+            number, at = self.place(row)
+            ends, table, data = _bucket(self.folder, number)
+            raw = data[int(ends[at - 1]) if at else 0 : int(ends[at])].tobytes()
+            fields = orjson.loads(plain(raw))
+            self.known[row] = question(fields), answer(fields), int(table[1][at]), context(fields)
+        return self.known[row]
+
+
+def compare(work: Pairs) -> list[Near]:
+    """Return those of the pairs whose questions are near-duplicates."""
+    rows, found = Rows(work.folder, work.rows), []
+    for first, second in work.pairs.tolist():
+        one, other = rows(first), rows(second)
+        if (likeness := near.likeness(one[0], other[0])) >= near.THRESHOLD:
+            same = one[3] == other[3] and (one[1] == other[1] or near.likeness(one[1], other[1]) >= near.THRESHOLD)
+            found.append(Near(first, second, likeness, same, one[2] != other[2], one[2] == EVAL))
+    return found
+
+
+def find(over: Map, folder: str, counts: tuple[int, ...]) -> list[Near]:
+    """Return all pairs of near-duplicate questions among rows whose bands lie in `folder`, in order."""
+    import numpy as np
+
+    total = sum(counts)
+    parts = max(1, -(-total // SLICE))
+    work = [Band(number, part, parts, folder, counts) for number in range(near.BANDS) for part in range(parts)]
+    pairs = np.empty(0, np.int64)
+    for found in over(candidates, work):
+        pairs = np.union1d(pairs, found)
+    split = np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)
+    size = max(1000, min(50_000, -(-len(split) // 8)))
+    pieces = [Pairs(split[at : at + size], folder, counts) for at in range(0, len(split), size)]
+    return [pair for found in over(compare, pieces) for pair in found]
+
+
+def resolve(pairs: Sequence[Near], given: bool) -> dict[int, tuple[int, str, float]]:
+    """Return the rows to leave out: row to (row that stays, near or across_split, likeness).
+
+    A row goes when one before it in the order stays, asks and answers nearly the same, and is on its side. Then, where
+    questions on both sides of the split are near, the held-out row goes; with a `given` file of rows to evaluate on,
+    the row to train on.
+    """
+    gone: dict[int, tuple[int, str, float]] = {}
+    for pair in sorted(pairs, key=lambda pair: (pair.second, pair.first)):
+        if pair.same_answer and not pair.across and pair.first not in gone and pair.second not in gone:
+            gone[pair.second] = pair.first, "near", pair.likeness
+    for pair in pairs:
+        if pair.across and pair.first not in gone and pair.second not in gone:
+            leaves, stays = (pair.first, pair.second) if pair.first_held != given else (pair.second, pair.first)
+            gone[leaves] = stays, "across_split", pair.likeness
+    return gone
