@@ -22,6 +22,7 @@ from temper.data.options import Options
 from temper.data.reasons import Rejected
 from temper.data.shapes import Talk
 
+SHOWN = 10  # places of personal data kept for each chunk
 NOTED = 3  # places kept for each reason and chunk
 MARK = b"\x00"  # between a row and its further columns; JSON holds none
 # Readers that take these for line ends would cut a row in two.
@@ -219,7 +220,7 @@ class _Pass:
         result.personal_rows += 1
         for text, hits in zip(masked, found, strict=True):
             result.personal.update(hit.kind for hit in hits)
-            if hits and len(result.personal_places) < NOTED:
+            if hits and len(result.personal_places) < SHOWN:
                 result.personal_places.append((hits[0].kind, line, text[:120]))
         if self.options.personal == "drop":
             kinds = dict.fromkeys(hit.kind for hits in found for hit in hits)

@@ -336,7 +336,7 @@ def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged, parts: tuple[list
         if options.does("checks"):
             asks = dumps({"instruction": said, "input": "", "output": answered, **fields}) if bucket.turns else data
             checks.append(asks[:-1] + b',"split":"%s","columns":%s}' % (SIDES[side].encode(), more))
-        if len(result.examples) < 3:
+        if len(result.examples) < 6:
             result.examples.append({"split": SIDES[side], "instruction": said[:400], "output": answered[:400]})
     if options.model and options.does("tokens"):
         counted = counter(options.model).count(rows)

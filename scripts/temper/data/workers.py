@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from temper.data.options import Options
-from temper.errors import ConfigError
+from temper.errors import ConfigError, MachineError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # glibc's mallopt(3): freed memory is kept for the next piece of work, which is as large; faulting it in anew is slow.
@@ -59,6 +59,7 @@ def pool(options: Options, large: bool) -> Iterator[Map]:
         yield lambda function, items: map(function, items)
         return
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     import numpy  # noqa: F401 - once, before processes are forked
@@ -68,6 +69,10 @@ def pool(options: Options, large: bool) -> Iterator[Map]:
     executor = ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(),))
     try:
         yield lambda function, items: executor.map(function, items)
+    except BrokenProcessPool:
+        raise MachineError(
+            "a worker process was killed, most likely for want of memory", "set data.workers (--workers) lower"
+        ) from None
     finally:
         executor.shutdown(cancel_futures=True)
 
