@@ -79,6 +79,11 @@ def text_of(data: bytes) -> str:
         return data.decode(errors=KEEP)
 
 
+def as_text(value: bytes | str) -> str:
+    """Return a field that Reader.values gave, which is bytes where nothing in its row is odd."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
 class Reader:
     """The rows of a chunk of a table or of JSONL.
 

@@ -17,7 +17,7 @@ import orjson
 import xxhash
 
 from temper.data import rows, shapes
-from temper.data.chunks import Chunk, Reader
+from temper.data.chunks import Chunk, Reader, as_text
 from temper.data.options import Options
 from temper.data.reasons import Rejected
 from temper.data.shapes import Talk
@@ -37,10 +37,6 @@ def _clean(text: str) -> bool:
     if not (text.isprintable() or not ODD(text)) or not unicodedata.is_normalized("NFC", text):
         return False
     return not ("<" in text or "&" in text or "```" in text or "\ufffd" in text)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 class Segment(NamedTuple):
@@ -260,9 +256,9 @@ class _Pass:
                             break
                     else:
                         quoted, said = b'"' + question + b'"', answer
-                elif _clean(_text(raw_question)) and _clean(_text(raw_answer)):
+                elif _clean(as_text(raw_question)) and _clean(as_text(raw_answer)):
                     quoted, said = encode(question), encode(answer)[1:-1]
-                if quoted and find and (find(_text(question)) or find(_text(answer))):
+                if quoted and find and (find(as_text(question)) or find(as_text(answer))):
                     quoted = b""
                 if quoted and len(raw_question) + len(raw_answer) <= longest:
                     if question is not raw_question or answer is not raw_answer:
@@ -272,7 +268,7 @@ class _Pass:
                     lines.append(line)
                     rows.append(join((head, quoted, middle, said, end)))  # type: ignore[arg-type]
                     continue
-            self.talk(line, dict(zip(names, map(_text, values), strict=True)))
+            self.talk(line, dict(zip(names, map(as_text, values), strict=True)))
         self.result.read = read
         self.result.changes["blanks"] += blanks
 
@@ -303,7 +299,7 @@ class _Pass:
         rejected = b"".join(self.rejects)
         result.rejected = (file.name, at, len(rejected), len(self.rejects))
         _write_all(file, [*parts, rejected])
-        result.began, result.ended, result.lines = self.reader.began, self.reader.ended, self.reader.lines
+        result.ended, result.lines = self.reader.ended, self.reader.lines
         return result
 
 
