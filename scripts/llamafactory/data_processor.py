@@ -70,7 +70,7 @@ def options() -> argparse.Namespace:
     add("--engine", choices=("local", "ray"), default="local", help="what the work is spread with")
     add("--workers", type=int, default=0, help="processes; 0: as many as there are cores")
     add("--quiet", action="store_true", help="say nothing unless it fails or takes long")
-    return parser.parse_args()  # fmt: skip
+    return parser.parse_args()
 
 
 def run() -> int:

@@ -200,7 +200,7 @@ def _merge(config: dict[str, Any]) -> Stage:
 def stage(name: str, config: dict[str, Any]) -> Stage:
     """Return one of ORDER for a resolved configuration."""
     made = {"model": _model, "data": _data, "train": _train, "merge": _merge}[name](config)
-    watched = [*made.watched, *map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
+    watched = [*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
     if runtime.in_container(config) and name != "model":  # models are fetched by the host
         from temper.images import pinned
 

@@ -17,6 +17,11 @@ _shared: Any = None  # (condition, next bucket and the sizes of FILES so far), b
 _folders: tuple[str, str] = ("", "")  # of the files, and of parts
 
 
+def path(folder: str, kind: str, number: int) -> Path:
+    """Return the file of a kind for a bucket."""
+    return Path(folder) / f"{kind}-{number:05d}"
+
+
 def begin(out: str, spool: str, shared: bool) -> None:
     """Set up the files; with `shared` for this process and those that are forked from it."""
     global _shared, _folders
@@ -67,7 +72,7 @@ def write(bucket: int, parts: Mapping[str, bytes], folder: str = "") -> None:
     out, spool = _folders
     if not _shared:
         for name, data in parts.items():
-            (Path(folder or spool) / f"{name}-{bucket:05d}").write_bytes(data)
+            path(folder or spool, name, bucket).write_bytes(data)
         return
     begins = _reserve(bucket, {name: len(data) for name, data in parts.items()})
     for name, begin in zip(FILES, begins, strict=True):
@@ -82,8 +87,8 @@ def together(buckets: int) -> None:
     """Put the parts together that workers of a cluster wrote."""
     if _shared:
         return
-    out, spool = map(Path, _folders)
+    out, spool = _folders
     for name in FILES:
-        with open(out / f"{name}.jsonl", "wb") as target:
+        with open(Path(out) / f"{name}.jsonl", "wb") as target:
             for bucket in range(buckets):
-                target.write((spool / f"{name}-{bucket:05d}").read_bytes())
+                target.write(path(spool, name, bucket).read_bytes())

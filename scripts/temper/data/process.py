@@ -156,8 +156,7 @@ def head(source: sources.Source) -> tuple[int, int, tuple[str, ...], list[str]]:
     except (StopIteration, csv.Error) as error:
         raise DataError(f"{source.path}: no header line ({error})", "give the column names in the first line") from None
     names = [_whole(name).strip().strip("\ufeff") for name in header]
-    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
-        raise DataError(f"{source.path}: the column {twice[0]!r} comes twice", "give each column a name of its own")
+    sources.refuse_twice(source.path, names)
     before = "".join(lines[: reader.line_num]).encode(errors="surrogateescape")
     header = [name or f"column {number}" for number, name in enumerate(names, 1)]
     return source.start + len(before), reader.line_num + 1, tuple(header), [name for name in names if name]
@@ -233,6 +232,8 @@ class _Run:
 
     def _add(self, table: Table, result: Any, line: int) -> None:
         """Add what became of a chunk; `line` is the number of lines before it."""
+        from temper.data import first
+
         account = self.account
         bad = sum(result.reasons.values())
         account.read += result.read
@@ -247,7 +248,7 @@ class _Run:
         self.personal += result.personal
         self.personal_rows += result.personal_rows
         for kind, place, text in result.personal_places:
-            if len(self.personal_examples) < 10:
+            if len(self.personal_examples) < first.SHOWN:
                 self.personal_examples.append(
                     {"kind": kind, "file": table.name, "line": line + place + 1, "text": text}
                 )
@@ -261,17 +262,20 @@ class _Run:
     def _refuse(self) -> None:
         account, options = self.account, self.options
         self._write_rejected()
-        where = str(self.tables[0].name) if len(self.tables) == 1 else f"{len(self.tables)} files"
         if account.rejected > options.max_rejected * account.read:
             common = account.reasons.most_common(3)
             listed = ", ".join(
                 f"{count} x {REASONS[code].text} (first in {self._first(code)})" for code, count in common
             )
             raise DataError(
-                f"{where}: {account.rejected} of {account.read} rows cannot be used"
+                f"{self._where()}: {account.rejected} of {account.read} rows cannot be used"
                 f" ({account.rejected / account.read:.1%}): {listed}; each is in {self.out / 'rejected.jsonl'}",
                 f"correct them, or allow more than {options.max_rejected:.1%} with data.max_rejected (--max_rejected)",
             )
+
+    def _where(self) -> str:
+        """Return what a message about all rows begins with."""
+        return self.tables[0].name if len(self.tables) == 1 else f"{len(self.tables)} files"
 
     def _first(self, code: str) -> str:
         file, line = self.account.places[code][0]
@@ -347,12 +351,12 @@ class _Run:
         pairs = third.find(self.over, str(self.spool), counts)
         gone = third.resolve(pairs, any(table.held_out for table in self.tables))
         rows = third.Rows(str(self.spool), counts)
-        places: list[list[int]] = [[] for _ in work]
+        leaving: list[list[int]] = [[] for _ in work]
         names = [table.name for table in self.tables]
         notes: dict[int, list[bytes]] = {}
         for row, (stays, kind, likeness) in sorted(gone.items()):
             bucket, place = rows.place(row)
-            places[bucket].append(place)
+            leaving[bucket].append(place)
             self.merged[bucket].counts[kind] += 1
             (file, line), (kept_file, kept_line) = rows.origin(row), rows.origin(stays)
             record = {"file": names[file], "line": line, "kind": kind, "kept_file": names[kept_file]}
@@ -362,9 +366,9 @@ class _Run:
                 example = {"kept": rows(stays)[0][:200], "left_out": rows(row)[0][:200], "likeness": round(likeness, 2)}
                 self.near_examples.append(example)
         for bucket, lines in notes.items():
-            with open(second.path(str(self.spool), "duplicates", bucket), "ab") as target:
+            with open(places.path(str(self.spool), "duplicates", bucket), "ab") as target:
                 target.write(b"".join(lines))
-        return places
+        return leaving
 
     # The files
 
@@ -375,9 +379,8 @@ class _Run:
         for result in self.merged:
             self.account.counts += result.counts
         if self.account.counts["train"] == 0:
-            where = self.tables[0].name if len(self.tables) == 1 else f"{len(self.tables)} files"
             raise DataError(
-                f"{where}: no row is left to train on ({self.account.read} read)",
+                f"{self._where()}: no row is left to train on ({self.account.read} read)",
                 "give more rows, or lower data.eval_share (--eval_share)",
             )
         self.account.check()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from temper.data.near import THRESHOLD
 from temper.data.reasons import REASONS
-from temper.data.second import SHOWN
+from temper.data.second import ROWS_SHOWN, SHOWN
 
 CHANGES = ("unicode", "line_ends", "full_width_space", "html", "blanks")
 BARS = 24  # of the histogram of tokens
@@ -109,9 +110,9 @@ def build(run: Any) -> dict[str, Any]:
             "questions": sum(one.conflicts for one in run.merged),
             "examples": _first(run, "conflict_examples", SHOWN),
         },
-        "near_duplicates": {"threshold": 0.85, "examples": run.near_examples} if options.does("near") else None,
+        "near_duplicates": {"threshold": THRESHOLD, "examples": run.near_examples} if options.does("near") else None,
         "split": {"eval_share": options.eval_share, "given": any(table.held_out for table in run.tables)},
         "characters": {what: _characters(run, what) for what in ("question", "answer")},
         "tokens": _tokens(run),
-        "examples": _first(run, "examples", 6),
+        "examples": _first(run, "examples", ROWS_SHOWN),
     }

@@ -19,12 +19,14 @@ import orjson
 from temper.data import places
 from temper.data.first import MARK, Segment, dumps
 from temper.data.options import Options
+from temper.data.places import path
 
 if TYPE_CHECKING:
     import numpy as np
 
 TRAIN, EVAL = 0, 1
 SIDES = ("train", "eval")
+ROWS_SHOWN = 6  # kept rows that a report lists
 SHOWN = 20  # examples of each kind that a report lists
 
 
@@ -63,11 +65,6 @@ class Sorted(NamedTuple):
     sides: list[int]
     files: list[int]
     lines: list[int]
-
-
-def path(folder: str, kind: str, number: int) -> Path:
-    """Return the file of a kind for a bucket."""
-    return Path(folder) / f"{kind}-{number:05d}"
 
 
 def _read(bucket: Bucket) -> tuple[np.ndarray, list[bytes], np.ndarray, np.ndarray]:
@@ -336,7 +333,7 @@ def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged, parts: tuple[list
         if options.does("checks"):
             asks = dumps({"instruction": said, "input": "", "output": answered, **fields}) if bucket.turns else data
             checks.append(asks[:-1] + b',"split":"%s","columns":%s}' % (SIDES[side].encode(), more))
-        if len(result.examples) < 6:
+        if len(result.examples) < ROWS_SHOWN:
             result.examples.append({"split": SIDES[side], "instruction": said[:400], "output": answered[:400]})
     if options.model and options.does("tokens"):
         counted = counter(options.model).count(rows)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,8 +422,10 @@ def _json(path: Path, plain: Path) -> Iterator[bytes]:
             values.items += 1
 
 
-def _header(path: Path, names: Sequence[str]) -> None:
-    if twice := [name for name in names if name and names.count(name) > 1]:
+def refuse_twice(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for the first name that a header has twice; one without a name may come often."""
+    counts = Counter(names)
+    if twice := [name for name in names if name and counts[name] > 1]:
         raise DataError(f"{path}: the column {twice[0]!r} comes twice", "give each column a name of its own")
 
 
@@ -468,7 +471,7 @@ def _sheet(path: Path, plain: Path) -> Iterator[bytes]:
         yield b"\n"
         if any(cell is not None for cell in cells):
             header = ["" if cell is None else str(cell).strip() for cell in cells]
-            _header(path, header)
+            refuse_twice(path, header)
 
 
 def _parquet(path: Path, plain: Path) -> Iterator[bytes]:
@@ -490,7 +493,7 @@ def _parquet(path: Path, plain: Path) -> Iterator[bytes]:
     try:
         with open(plain, "rb") as file:
             table = ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
-            _header(path, table.schema_arrow.names)
+            refuse_twice(path, table.schema_arrow.names)
             for batch in table.iter_batches(ROWS, use_threads=False):
                 yield from lines(batch)
     except (*broken, pyarrow.ArrowException, OSError) as error:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from temper.data import near
-from temper.data.second import EVAL, answer, context, path, plain, question
+from temper.data.places import path
+from temper.data.second import EVAL, answer, context, plain, question
 from temper.data.workers import Map
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ class Near(NamedTuple):
     first_held: bool  # whether the first is held out
 
 
+def _distinct(pairs: np.ndarray) -> np.ndarray:
+    """Return the pairs in order, each once; numpy's unique() takes ten times as long on such numbers."""
+    import numpy as np
+
+    pairs = np.sort(pairs)
+    return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)]]
+
+
 def candidates(band: Band) -> np.ndarray:
     """Return the pairs of rows that share a value of a band, as first << 32 | second."""
     import numpy as np
@@ -87,8 +96,7 @@ def candidates(band: Band) -> np.ndarray:
             one, other = np.meshgrid(here[held], here[~held])
             low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
             pairs.append(low << 32 | high)
-    sorted_pairs = np.sort(np.concatenate(pairs))  # numpy's unique() takes ten times as long on such numbers
-    return sorted_pairs[np.concatenate([[True], sorted_pairs[1:] != sorted_pairs[:-1]])[: len(sorted_pairs)]]
+    return _distinct(np.concatenate(pairs))
 
 
 @lru_cache(maxsize=64)
@@ -153,7 +161,7 @@ def find(over: Map, folder: str, counts: tuple[int, ...]) -> list[Near]:
     work = [Band(number, part, parts, folder, counts) for number in range(near.BANDS) for part in range(parts)]
     pairs = np.empty(0, np.int64)
     for found in over(candidates, work):
-        pairs = np.union1d(pairs, found)
+        pairs = _distinct(np.concatenate([pairs, found]))
     split = np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)
     size = max(1000, min(50_000, -(-len(split) // 8)))
     pieces = [Pairs(split[at : at + size], folder, counts) for at in range(0, len(split), size)]

@@ -7,12 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from temper.data.options import Options
 from temper.errors import ConfigError, MachineError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
 # glibc's mallopt(3): freed memory is kept for the next piece of work, which is as large; faulting it in anew is slow.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
