@@ -7,7 +7,8 @@
     make bench-data BENCH='--only memory --rows 10000000'    whether memory grows with the rows; half an hour
 
 The core is what all can do (scripts/bench/data_peers.py); the whole adds our checks, near-duplicates, personal data,
-token counts and the report. Each runs in a process of its own on two cores, after a short run that loads its files.
+token counts and the report. Each runs in a process of its own on two cores, after a short run that loads its files;
+of the core three times, of which the least seconds and the highest peak count.
 Exit code 1 when a target is missed, or when the rows kept are not the same.
 """
 
@@ -41,11 +42,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "bench-data"
 MODEL = ROOT / "build" / "models" / "smollm2-135m"
 PROCESSOR = ROOT / "scripts" / "llamafactory" / "data_processor.py"
-ROWS, WARM, CORES = 1_000_000, 20_000, 2
+ROWS, WARM, CORES, TIMES = 1_000_000, 20_000, 2, 3
 CORE_STEPS = "read,normalise,exact,split,write"
 CORE_PEAK, WHOLE_SECONDS, WHOLE_PEAK, GROWTH = 300e6, 180.0, 1.5e9, 1.15  # the most that is promised; bytes
 EVERY = 0.05  # seconds between two looks at the memory
 PR_SET_CHILD_SUBREAPER = 36
+# A virtual machine may hand memory that is free back to its host, and pay when it is used again: not in what is timed.
+CLAIM = "bytearray(b'.') * (2 << 30)"
 SEED = 2026
 
 ENGLISH_WORDS = """
@@ -264,6 +267,7 @@ def measured(argv: list[str], log: Path) -> tuple[float, float, int]:
         while not ended.wait(EVERY):
             peak = max(peak, memory())
 
+    subprocess.run([sys.executable, "-c", CLAIM], check=True)
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     kept = {key: value for key, value in os.environ.items() if key not in graph.NOT_OURS}
     os.sync()  # what the one before wrote is not this one's to wait for
@@ -314,29 +318,33 @@ def command(name: str, source: Path, out: Path) -> list[str]:
     return [str(environment / "bin" / "python"), str(ROOT / "scripts/bench/data_peers.py"), name, str(source), str(out)]
 
 
-def run(name: str, source: Path, keep: bool, warm: bool = True) -> Run:
-    """Run ours or a peer once on a file that is in the cache."""
-    out = FOLDER / "out" / name.replace(", ", "-").replace(" ", "-")
-    if warm:
-        run(name, generate(WARM), False, warm=False)
+def once(name: str, source: Path, out: Path) -> tuple[float, float, int]:
+    """Run ours or a peer on a file that is in the cache; return wall seconds, CPU seconds and peak bytes."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with open(source, "rb", buffering=0) as file:
         while file.read(1 << 22):
             pass
+    return measured(command(name, source, out), out.with_suffix(".log"))
+
+
+def run(name: str, source: Path, keep: bool, times: int = 1) -> Run:
+    """Run ours or a peer so many times after a short run; return the least seconds and the highest peak."""
+    out = FOLDER / "out" / name.replace(", ", "-").replace(" ", "-")
+    once(name, generate(WARM), out)
+    walls, cpus, peaks = zip(*(once(name, source, out) for _ in range(times)), strict=True)
     log = out.with_suffix(".log")
-    wall, cpu, peak = measured(command(name, source, out), log)
     if name in PEERS:
         rejected = int(log.read_text().split()[-1])
     else:
         with open(out / "rejected.jsonl", "rb") as file:
             rejected = sum(1 for _ in file)
-    found = Run(wall, cpu, peak, rejected, *kept_rows(out))
+    found = Run(min(walls), min(cpus), max(peaks), rejected, *kept_rows(out))
     if not keep:
         shutil.rmtree(out)
         log.unlink()
-    if warm:
-        print(f"{name}: {wall:.1f} s, {cpu:.1f} CPU s, {peak / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    seconds = f"{found.wall:.1f} s, {found.cpu:.1f} CPU s (most {max(cpus):.1f})"
+    print(f"{name}: {seconds}, {found.peak / 1e6:.0f} MB", file=sys.stderr, flush=True)
     return found
 
 
@@ -381,7 +389,7 @@ def core(rows: int, keep: bool) -> bool:
     """Compare the core with the peers; return whether its targets hold."""
     graph.peers_environment()
     source = generate(rows)
-    runs = {name: run(name, source, keep) for name in ("Temper", *PEERS)}
+    runs = {name: run(name, source, keep, TIMES) for name in ("Temper", *PEERS)}
     ours, best = runs["Temper"], min(PEERS, key=lambda name: runs[name].cpu)
     print(f"\n{table(runs)}\n")
     agreed, judged = same(runs), rows == ROWS

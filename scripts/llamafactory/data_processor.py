@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ def run() -> int:
     """Process the rows and say what became of them."""
     given = options()
     reexec.into_environment()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices: threads only take time
     from temper.data import process
 
     wanted = Options(

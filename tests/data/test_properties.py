@@ -29,7 +29,7 @@ import xxhash
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from temper.data import chunks, near, personal, process, rows
+from temper.data import chunks, near, personal, process, rows, shapes
 from temper.data.options import STEPS, Options
 from temper.errors import DataError
 
@@ -48,7 +48,11 @@ def thorough(examples: int) -> settings:
     )
 
 
-def asked(off: Sequence[str] = ("tokens", "near", "report", "checks"), **given: Any) -> Options:
+FEW = ("tokens", "near", "report", "checks")
+FEWEST = (*FEW, "personal")  # with which rows that are only copied are found for a whole chunk at once
+
+
+def asked(off: Sequence[str] = FEW, **given: Any) -> Options:
     """Return options that refuse nothing for its many bad rows, and count no tokens."""
     given = {"workers": 1, "max_rejected": 1.0, "eval_share": 0.3, "encoding": "utf-8", **given}
     return Options(steps=frozenset(STEPS) - set(off), **given)
@@ -335,18 +339,20 @@ SOUP = st.lists(st.sampled_from(BITS), max_size=60).map("".join)
 SIZES = st.sampled_from([1, 2, 3, 5, 8, 13, 21, 34, 100, 10_000])
 
 
-@thorough(400)
-@given(SOUP, st.sampled_from([",", "\t"]), SIZES, st.integers(0, 4), st.booleans(), st.booleans())
-@example('y,"a\nb"\rd,e\nf,g\n', ",", 5, 0, False, False)  # a lone \r behind the chunk that a row ends in
-@example('"a\r\nb",c\n"a\nb\rc",d\ne,f,g\n', ",", 8, 2, False, False)
+OFF = st.sampled_from([FEWEST, FEWEST, FEW, FEW[:3]])
+
+
+@thorough(700)
+@given(SOUP, st.sampled_from([",", "\t"]), SIZES, st.integers(0, 4), OFF, st.booleans())
+@example('y,"a\nb"\rd,e\nf,g\n', ",", 5, 0, FEW, False)  # a lone \r behind the chunk that a row ends in
+@example('"a\r\nb",c\n"a\nb\rc",d\ne,f,g\n', ",", 8, 2, FEWEST, False)
 def test_a_plain_reading_gives_the_same_files(
-    soup: str, separator: str, size: int, bits: int, checks: bool, mark: bool
+    soup: str, separator: str, size: int, bits: int, off: Sequence[str], mark: bool
 ) -> None:
     """Any quotes, separators and line ends give the bytes they should, however the file is cut and put in buckets."""
     text = f"question{separator}answer\n{ANCHOR}{separator}b\n" + soup.replace(",", separator)
     name = "r.csv" if separator == "," else "r.tsv"
     data = (b"\xef\xbb\xbf" if mark else b"") + text.encode(errors="surrogateescape")
-    off = ("tokens", "near", "report") if checks else ("tokens", "near", "report", "checks")
     made = stage({name: data}, asked(off), size=size, bits=bits)
     wanted = expected(text, separator, 0.3)
     assert [(row["line"], row["reason"]) for row in made.rows("rejected")] == wanted.rejected
@@ -367,17 +373,35 @@ def nasty(rows: int, seed: int) -> bytes:
     return (text + f"0,{ANCHOR},b\n").encode()
 
 
+def test_where_a_chunk_begins_is_guessed_right() -> None:
+    """In a table as CSV writers write it, a chunk begins with a row, though it was cut in the middle of quotes."""
+    chance, text, begins = random.Random(5), io.StringIO(), set()
+    writer = csv.writer(text, lineterminator="\n")
+    for number in range(300):
+        begins.add(len(text.getvalue()))
+        lines = [",".join(chance.choices(["a", "bc", "12", 'd"e'], k=3)) for _ in range(chance.randint(1, 4))]
+        writer.writerow((number, "question?", "\n".join(lines)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "r.csv")
+        path.write_text(text.getvalue())
+        size, shape = path.stat().st_size, shapes.Shape("columns", {"instruction": "q", "output": "a"})
+        table = chunks.Table(0, path.name, str(path), "csv", 0, 1, size, ("n", "q", "a"), shape, False)
+        guessed = [chunks.Reader(chunks.Chunk(table, at, at + 500, False)).began for at in range(1, size - 500)]
+    assert set(guessed) <= begins
+
+
 ENOUGH = ("tokens", "report")
 
 
-def test_every_size_of_chunk_gives_the_same_bytes() -> None:
+@pytest.mark.parametrize("off", [ENOUGH, FEWEST])
+def test_every_size_of_chunk_gives_the_same_bytes(off: Sequence[str]) -> None:
     """All files, the report among them, are the same for a table cut anywhere and into any number of buckets."""
     data = nasty(12, 3)
-    whole = stage({"r.csv": data}, asked(ENOUGH)).comparable()
+    whole = stage({"r.csv": data}, asked(off)).comparable()
     assert whole["report.json"]["rejected"] > 1
     for size in (1, *range(2, 60, 3), *range(60, len(data) + 2, 19)):
         bits = size % 5
-        assert stage({"r.csv": data}, asked(ENOUGH), size=size, bits=bits).comparable() == whole, size
+        assert stage({"r.csv": data}, asked(off), size=size, bits=bits).comparable() == whole, size
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -391,13 +415,13 @@ def test_every_number_of_workers_gives_the_same_bytes(seed: int) -> None:
 
 
 @thorough(60)
-@given(st.lists(st.sampled_from(['a,"b\n', "c,d\n", "e\n", '"f\n', ",\n"]), max_size=14).map("".join), SIZES)
-def test_a_quote_that_stays_open_is_given_up_at_the_same_place(soup: str, size: int) -> None:
+@given(st.lists(st.sampled_from(['a,"b\n', "c,d\n", "e\n", '"f\n', ",\n"]), max_size=14).map("".join), SIZES, OFF)
+def test_a_quote_that_stays_open_is_given_up_at_the_same_place(soup: str, size: int, off: Sequence[str]) -> None:
     """How far a closing quote is looked for does not depend on where the file is cut."""
     data = f"question,answer\n{ANCHOR},b\n{soup}".encode()
     with mock.patch.object(chunks, "LONGEST", 12):
-        whole = stage({"r.csv": data}, asked()).comparable()
-        assert stage({"r.csv": data}, asked(), size=size).comparable() == whole
+        whole = stage({"r.csv": data}, asked(off)).comparable()
+        assert stage({"r.csv": data}, asked(off), size=size).comparable() == whole
 
 
 # The order and the form of the rows
@@ -659,14 +683,18 @@ FIELD = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 
 
 def both_ways(
-    pairs: Sequence[tuple[str, str]], size: int | None = None, quoting: int = csv.QUOTE_ALL, **settings: Any
+    pairs: Sequence[tuple[str, str]],
+    size: int | None = None,
+    quoting: int = csv.QUOTE_ALL,
+    end: str = "\n",
+    **settings: Any,
 ) -> tuple[Made, Made]:
     """Process pairs in a table with a column that is not learnt, and with an empty one that is."""
 
     def written(third: str) -> bytes:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows([("question", "answer", third)])
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows([(*pair, "") for pair in pairs])
+        csv.writer(text, lineterminator=end, quoting=quoting).writerows([("question", "answer", third)])
+        csv.writer(text, lineterminator=end, quoting=quoting).writerows([(*pair, "") for pair in pairs])
         return text.getvalue().encode(errors="surrogateescape")
 
     short, long = (stage({"r.csv": written(third)}, asked(**settings), size=size) for third in ("other", "input"))
@@ -679,35 +707,41 @@ def both_ways(
     return short, long
 
 
-@thorough(180)
+@thorough(300)
 @given(
     st.lists(st.tuples(FIELD, FIELD), max_size=6),
     st.sampled_from(["", "", "Help.", " Help.\n", "a\u3000b", "<b>Help</b>", "e\u0301", "13812345678", "x" * 70]),
     st.sampled_from(["report", "mask", "drop", ""]),
     st.sampled_from([60, 100_000]),
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    st.sampled_from(["\n", "\n", "\r\n"]),
 )
-@example([("a\x1c", "b")], "", "report", 100_000, csv.QUOTE_MINIMAL)
-@example([("\x0ba", "b"), ("a", "\rb\u3000"), (" a", " b")], "", "report", 100_000, csv.QUOTE_ALL)
-@example([(" " * 70 + "a", "b")], "", "report", 60, csv.QUOTE_MINIMAL)
-@example([("a", "b"), ("c&amp;", "d")], "Help.\n", "report", 100_000, csv.QUOTE_MINIMAL)
+@example([("a\x1c", "b")], "", "report", 100_000, csv.QUOTE_MINIMAL, "\n")
+@example([("\x0ba", "b"), ("a", "\rb\u3000"), (" a", " b")], "", "report", 100_000, csv.QUOTE_ALL, "\n")
+@example([(" " * 70 + "a", "b")], "", "report", 60, csv.QUOTE_MINIMAL, "\n")
+@example([("a", "b"), ("c&amp;", "d")], "Help.\n", "report", 100_000, csv.QUOTE_MINIMAL, "\r\n")
+@example([("a\r\n", "\tb\n\nc"), ("\n\n\nd", 'e"\t"')], "", "", 100_000, csv.QUOTE_MINIMAL, "\n")
+@example([("a ", "b"), ("c", "d\n"), (" e", "f")], "", "", 100_000, csv.QUOTE_MINIMAL, "\n")
+@example([("x" * 70, "b"), ("a", "x" * 59), ("b", "x" * 60)], "", "", 60, csv.QUOTE_MINIMAL, "\n")
+@example([("a\ufeff", "b"), ("a", "b"), ("c", "d"), ("c\ufeff", "d")], "", "", 100_000, csv.QUOTE_MINIMAL, "\n")
 def test_the_short_way_is_the_long_way(
-    pairs: list[tuple[str, str]], system: str, personal: str, max_chars: int, quoting: int
+    pairs: list[tuple[str, str]], system: str, personal: str, max_chars: int, quoting: int, end: str
 ) -> None:
     """Rows that are only copied come out as if they were cleaned, and are rejected and counted as if they were."""
     given: dict[str, Any] = {"system": system, "max_chars": max_chars, "personal": personal or "report"}
     if not personal:
-        given["off"] = ("tokens", "near", "report", "checks", "personal")
+        given["off"] = FEWEST
     assume(max_chars > len(system) and not (system.isdigit() and personal == "drop"))  # else no row is left
-    both_ways([*pairs, (ANCHOR, "b")], quoting=quoting, **given)
+    both_ways([*pairs, (ANCHOR, "b")], quoting=quoting, end=end, **given)
 
 
+@pytest.mark.parametrize("off", [FEW, FEWEST])
 @pytest.mark.parametrize("places", [("{0}a", "a{0}b"), ("a{0}", "é{0}问")])
-def test_every_character_goes_the_short_way_as_the_long_one(places: tuple[str, str]) -> None:
+def test_every_character_goes_the_short_way_as_the_long_one(places: tuple[str, str], off: Sequence[str]) -> None:
     """Each character of the basic plane, and some of the others, at either end of a text and inside it."""
     signs = [chr(code) for code in (*range(1, 0xD800), *range(0xE000, 0x10000), *range(0x1F300, 0x1FB00))]
     pairs = [(places[0].format(sign), places[1].format(sign)) for sign in signs]
-    both_ways([*pairs, (ANCHOR, "b")], quoting=csv.QUOTE_MINIMAL)
+    both_ways([*pairs, (ANCHOR, "b")], quoting=csv.QUOTE_MINIMAL, off=off)
 
 
 @pytest.mark.parametrize("system", ["a\x07", "a\ufffd", "x" * 70])
@@ -719,13 +753,14 @@ def test_a_damaged_system_prompt_is_refused_either_way(system: str) -> None:
             stage({"r.csv": data}, asked(system=system, max_chars=60))
 
 
+@pytest.mark.parametrize("off", [FEW, FEWEST])
 @pytest.mark.parametrize("mark", ["<b>x</b>", "a&amp;b", "```python\n1 +\n```", "\ufffd"])
-def test_what_lies_behind_a_chunk_is_cleaned_like_the_rest(mark: str) -> None:
+def test_what_lies_behind_a_chunk_is_cleaned_like_the_rest(mark: str, off: Sequence[str]) -> None:
     """HTML, code and damage in the part of a row behind its chunk are found, though the chunk itself holds none."""
     pairs = [(ANCHOR, "b"), ("c", f"first line\n{mark}\nd"), ("e", "f")]
-    whole, _ = both_ways(pairs)
+    whole, _ = both_ways(pairs, off=off)
     for size in (20, 30, 40, 50, 55, 60):
-        short, _ = both_ways(pairs, size=size)
+        short, _ = both_ways(pairs, size=size, off=off)
         assert short.comparable() == whole.comparable(), size
 
 

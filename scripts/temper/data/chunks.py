@@ -7,27 +7,20 @@ it, since a quoted field may hold line ends: it is guessed, and who reads the ch
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
+
 from temper.data.reasons import Rejected
 from temper.data.shapes import Shape
 
-SIZE = 1 << 20  # bytes of a chunk
+SIZE = 1 << 21  # bytes of a chunk
 LONGEST = 16 << 20  # bytes after which a quote that is still open is taken for one that is never closed
 HEAD = 4 << 20  # bytes in which the columns of a file are looked for
-# Text that is in NFC and holds nothing to be cleaned but blanks at its ends: ASCII, Latin, Cyrillic, punctuation,
-# symbols, kana, Chinese, Hangul, full-width forms and emoji. All else is looked at character by character.
-PLAIN = (
-    "\t\n\r\x20-\x7e\u00a1-\u02ff\u0400-\u0482\u048a-\u052f\u1e00-\u1eff\u200d\u2010-\u2027\u2030-\u205e\u20a0-\u20bf"
-    "\u2100-\u2125\u2127-\u2129\u212c-\u2328\u232b-\u2adb\u3001-\u3029\u3041-\u3096\u30a1-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
-    "\ufe0f\uff01-\uff5e\U0001f300-\U0001faff"
-)
-_PLAIN = re.compile(f"[{PLAIN}]*+")
 KEEP = "surrogateescape"
 LONE = re.compile(rb"\r(?!\n)")  # the line end of old tables
 csv.field_size_limit(2**31 - 1)  # the module's own limit of 128 kB stops at a pasted document
@@ -79,11 +72,6 @@ def text_of(data: bytes) -> str:
         return data.decode(errors=KEEP)
 
 
-def as_text(value: bytes | str) -> str:
-    """Return a field that Reader.values gave, which is bytes where nothing in its row is odd."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
 class Reader:
     """The rows of a chunk of a table or of JSONL.
 
@@ -100,20 +88,20 @@ class Reader:
                 data += _line_at(file.fileno(), self.began + len(data))
         self.data, self.ended = data, self.began + len(data)
 
-    def values(self) -> Iterator[tuple[int, list[bytes] | list[str] | Rejected]]:
-        """Yield each row of a table as (line within the chunk, its fields or why they cannot be read).
+    def behind(self) -> bytes:
+        """Return the first 64 kB behind what was read."""
+        with open(self.table.path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), 1 << 16, self.ended)
 
-        The fields are bytes where all of a row is PLAIN text without quotes, else text.
-        """
-        separator, width = (b"\t" if self.table.form == "tsv" else b","), len(self.table.header)
-        text, lines, bare = text_of(self.data), self.data.split(b"\n"), set[int]()
+    def values(self) -> Iterator[tuple[int, list[str] | Rejected]]:
+        """Yield each row of a table as (line within the chunk, its fields or why they cannot be read)."""
+        separator, width = ("\t" if self.table.form == "tsv" else ","), len(self.table.header)
+        lines, bare = self.data.split(b"\n"), set[int]()
         if not lines[-1]:
             lines.pop()
         returns = b"\r" in self.data
         if returns and LONE.search(self.data):
-            text, lines, bare = text.replace("\r\n", "\n").replace("\r", "\n"), *_at_returns(lines)
-        odd = _odd_lines(text)
-        del text
+            lines, bare = _at_returns(lines)
         own, at, taken = len(lines), 0, 0
         behind: list[int] = []  # where each line behind the chunk ends
 
@@ -133,7 +121,7 @@ class Reader:
                 yield text_of(lines[at - 1]) + ("" if at - 1 in bare else "\n")
 
         with open(self.table.path, "rb", buffering=0) as file:
-            reader = csv.reader(pull(), delimiter=separator.decode(), strict=True)
+            reader = csv.reader(pull(), delimiter=separator, strict=True)
             while at < own:
                 line, first = lines[at], at
                 if b'"' not in line:
@@ -142,16 +130,14 @@ class Reader:
                         line = line.removesuffix(b"\r")
                     if not line:
                         continue
-                    values: list[bytes] | list[str] = line.split(separator)
-                    if first in odd:
-                        values = text_of(line).split(separator.decode())
+                    values = text_of(line).split(separator)
                 else:
                     taken = 0
                     try:
                         values = next(reader)
                     except csv.Error as error:
                         if "unexpected end of data" in str(error):
-                            at, reader = first + 1, csv.reader(pull(), delimiter=separator.decode(), strict=True)
+                            at, reader = first + 1, csv.reader(pull(), delimiter=separator, strict=True)
                             yield first, Rejected("unclosed-quote", row=text_of(line))
                         else:
                             until = f" (up to line {{{at}}})" if at > first + 1 else ""
@@ -190,19 +176,6 @@ def _at_returns(lines: Sequence[bytes]) -> tuple[list[bytes], set[int]]:
     return found, bare
 
 
-def _odd_lines(text: str) -> set[int]:
-    """Return the numbers of the lines that hold more than PLAIN text."""
-    found: set[int] = set()
-    at = line = counted = 0
-    while (at := _PLAIN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
-        line, counted = line + text.count("\n", counted, at), at
-        found.add(line)
-        at = text.find("\n", at)  # the rest of the line does not matter
-        if at < 0:
-            break
-    return found
-
-
 def _line_at(file: int, at: int) -> bytes:
     """Return the bytes from `at` up to the next line feed, or to the end of the file."""
     found = b""
@@ -215,44 +188,21 @@ def _line_at(file: int, at: int) -> bytes:
 
 
 def _guess(file: int, chunk: Chunk) -> int:
-    """Return where the first row of a chunk seems to begin: behind its first line end, or behind a quoted field's."""
+    """Return where the first row of a chunk seems to begin: behind the first line feed that no quotes hold.
+
+    Whether the chunk begins within quotes is judged by which makes its quotes stand longer where they may.
+    """
     before = chunk.start - 1
-    plain = before + len(_line_at(file, before))
     window = os.pread(file, 1 << 16, before)
-    if chunk.table.form == "jsonl" or b'"' not in window:
-        return plain
-    text = text_of(window[1:])
-    outside = _fit(text_of(window[plain - before :]), chunk.table)
-    consumed, inside = _skip_quoted(text, chunk.table)
-    return chunk.start + consumed if inside > outside else plain
-
-
-def _fit(text: str, table: Table) -> float:
-    """Return the share of rows in a text that have as many fields as the header."""
-    good = rows = 0
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if table.form == "tsv" else ",", strict=True)
-    while rows < 50:
-        try:
-            values = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            if "end of data" in str(error):
-                break
-            values = []
-        rows, good = rows + 1, good + (len(values) == len(table.header))
-    return good / rows if rows else 0.0
-
-
-def _skip_quoted(text: str, table: Table) -> tuple[int, float]:
-    """Take a text as the rest of a quoted field: return the bytes up to the next row, and how well rows fit there."""
-    lines = list(io.StringIO(text, newline=""))
-    reader = csv.reader(
-        iter(['"' + lines[0], *lines[1:]] if lines else []), delimiter="," if table.form == "csv" else "\t"
-    )
-    try:
-        next(reader)
-    except (StopIteration, csv.Error):
-        return 0, 0.0
-    skipped = "".join(lines[: reader.line_num])
-    return len(skipped.encode(errors=KEEP)), _fit(text[len(skipped) :], table)
+    if chunk.table.form == "jsonl" or b'"' not in window[1:]:
+        return before + len(_line_at(file, before))
+    u, edges = np.frombuffer(window + b"\n", np.uint8), b'"\r\n,' if chunk.table.form == "csv" else b'"\r\n\t'
+    quotes = np.flatnonzero(u[1:] == ord('"')) + 1
+    edge = np.logical_or.reduce([u == one for one in edges])
+    opens, closes = edge[quotes - 1], edge[quotes + 1]
+    odd = np.arange(len(quotes)) % 2 == 1
+    lasts = [int(np.argmin(np.append(np.where(odd == inside, opens, closes), False))) for inside in (False, True)]
+    inside = lasts[True] > lasts[False]
+    ends = np.flatnonzero(u[:-1] == ord("\n"))
+    free = ends[(np.searchsorted(quotes, ends) + inside) % 2 == 0]
+    return before + int(free[0]) + 1 if len(free) else before + len(_line_at(file, before))

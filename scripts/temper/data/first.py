@@ -7,17 +7,18 @@ import os
 import re
 import unicodedata
 import uuid
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import xxhash
 
-from temper.data import rows, shapes
-from temper.data.chunks import Chunk, Reader, as_text
+from temper.data import gather, personal, regular, rows, shapes
+from temper.data.chunks import Chunk, Reader
 from temper.data.options import Options
 from temper.data.reasons import Rejected
 from temper.data.shapes import Talk
@@ -27,8 +28,8 @@ NOTED = 3  # places kept for each reason and chunk
 MARK = b"\x00"  # between a row and its further columns; JSON holds none
 # Readers that take these for line ends would cut a row in two.
 ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+ESCAPES = ((b'""', b'\\"'), (b"\r\n", b"\\n"), (b"\n", b"\\n"), (b"\t", b"\\t"))  # of CSV, as JSON has them
 # What makes a row take the long way: to be cleaned, written otherwise in JSON, or looked at more closely.
-MARKS = (b"<", b"&", b"`", b"\\", b"\t")
 ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u3000\ufeff\u200b\ufffe\uffff\ud800-\udfff]").search
 
 
@@ -39,8 +40,11 @@ def _clean(text: str) -> bool:
     return not ("<" in text or "&" in text or "```" in text or "\ufffd" in text)
 
 
+INDEX = np.dtype([("key", np.uint64), ("line", np.uint32), ("size", np.uint32)])
+
+
 class Segment(NamedTuple):
-    """Rows of one bucket in a spool file: keys, lines, sizes, then the rows themselves."""
+    """Rows of one bucket in a spool file: INDEX of each, then the rows themselves, each with a line feed."""
 
     file: str
     at: int
@@ -117,8 +121,11 @@ class _Pass:
         self.reader = Reader(work.chunk)
         self.result = Passed(self.reader.began)
         self.buckets: list[Bucket] = [([], [], []) for _ in range(1 << (64 - work.shift))]
+        self.copied: dict[int, tuple[bytes, bytes]] = {}  # INDEX and rows that were only copied, by bucket
         self.rejects: list[bytes] = []
-        self.system = dumps(self.options.system)
+        system = dumps(self.options.system)
+        self.around = b'{"instruction":', b',"input":"","output":', b',"system":%s}\n' % system  # and between two texts
+        self.seen = personal.find if self.options.does("personal") else None
 
     def put(self, line: int, key: int, row: bytes) -> None:
         keys, lines, kept = self.buckets[key >> self.work.shift]
@@ -147,10 +154,10 @@ class _Pass:
         options, changes = self.options, Counter[str]()
         texts = [talk.question, talk.answer, talk.material, talk.system or options.system, talk.rejected or ""]
         texts += [text for turn in talk.history for text in turn]
-        for text in texts:
+        for text in filter(None, texts):
             rows.check_text(text, options)
         if options.does("normalise"):
-            texts = [rows.normalise(text, changes) for text in texts]
+            texts = [text and rows.normalise(text, changes) for text in texts]
         if options.does("personal"):
             own, texts[3] = texts[3], texts[3] if talk.system else ""  # the common system prompt is no row's
             texts = self.personal(line, texts)
@@ -166,7 +173,7 @@ class _Pass:
             rows.check_code(answer)
         self.result.changes.update(changes.keys())
         row = self.row(question, answer, material, system, turns, None if talk.rejected is None else rejected)
-        self.put(line, key_of(turns[0] if turns else question), row + self.more(fields))
+        self.put(line, key_of(turns[0] if turns else question), b"%b%b\n" % (row, self.more(fields)))
 
     def row(
         self, question: str, answer: str, material: str, system: str, turns: list[str], rejected: str | None
@@ -200,14 +207,10 @@ class _Pass:
         """Return text beside the rows with personal data masked, where rows may not hold any."""
         if not self.options.does("personal") or self.options.personal == "report":
             return text
-        from temper.data import personal
-
         return personal.mask(text, personal.find(text))
 
     def personal(self, line: int, texts: list[str]) -> list[str]:
         """Find personal data, and note, mask or refuse it as asked."""
-        from temper.data import personal
-
         found = [personal.find(text) for text in texts]
         if not any(found):
             return texts
@@ -230,47 +233,69 @@ class _Pass:
         at = {key: names.index(name) for key, name in columns.items() if name in names}
         short = at.keys() == {"instruction", "output"} and options.does("normalise") and not options.does("checks")
         asked, answered = at.get("instruction", 0), at.get("output", 0)
-        marks = tuple(mark for mark in MARKS if mark in self.reader.data)
-        head, middle, end = b'{"instruction":', b',"input":"","output":"', b'","system":%s}' % self.system
-        join, encode, digest, longest = b"".join, orjson.dumps, xxhash.xxh3_64_intdigest, options.max_chars
-        buckets, shift, find = self.buckets, self.work.shift, None
-        if options.does("personal"):
-            from temper.data import personal
-
-            find = personal.find
-        read = blanks = 0
-        for line, values in self.reader.values():
-            read += 1
+        found = regular.find(self.reader, asked, answered, options.max_chars, self.seen) if short else None
+        if found:
+            self.copy(found)
+        for line, values in self.reader.values() if found is None else regular.fields(found, self.reader):
+            self.result.read += 1
             if isinstance(values, Rejected):
                 self.reject(line, values, values.row)
-                continue
-            if short:
-                raw_question, raw_answer = values[asked], values[answered]
-                question, answer = raw_question.strip(), raw_answer.strip()
-                quoted = b""
-                if not question or not answer:
-                    pass
-                elif isinstance(question, bytes):
-                    for mark in marks:
-                        if mark in question or mark in answer:
-                            break
-                    else:
-                        quoted, said = b'"' + question + b'"', answer
-                elif _clean(as_text(raw_question)) and _clean(as_text(raw_answer)):
-                    quoted, said = encode(question), encode(answer)[1:-1]
-                if quoted and find and (find(as_text(question)) or find(as_text(answer))):
-                    quoted = b""
-                if quoted and len(raw_question) + len(raw_answer) <= longest:
-                    if question is not raw_question or answer is not raw_answer:
-                        blanks += 1
-                    keys, lines, rows = buckets[(key := digest(quoted)) >> shift]
-                    keys.append(key)
-                    lines.append(line)
-                    rows.append(join((head, quoted, middle, said, end)))  # type: ignore[arg-type]
-                    continue
-            self.talk(line, dict(zip(names, map(as_text, values), strict=True)))
-        self.result.read = read
-        self.result.changes["blanks"] += blanks
+            elif not (short and self.plain(line, values[asked], values[answered])):
+                self.talk(line, dict(zip(names, values, strict=True)))
+
+    def plain(self, line: int, raw_question: str, raw_answer: str) -> bool:
+        """Take a row to which nothing is to be done but to take blanks off its texts' ends; say whether it was one."""
+        if not (_clean(raw_question) and _clean(raw_answer)):
+            return False
+        question, answer = raw_question.strip(), raw_answer.strip()
+        if not (question and answer) or len(raw_question) + len(raw_answer) > self.options.max_chars:
+            return False
+        if self.seen and (self.seen(question) or self.seen(answer)):
+            return False
+        if len(question) < len(raw_question) or len(answer) < len(raw_answer):
+            self.result.changes["blanks"] += 1
+        head, middle, end = self.around
+        quoted = orjson.dumps(question)
+        self.put(line, xxhash.xxh3_64_intdigest(quoted), head + quoted + middle + orjson.dumps(answer) + end)
+        return True
+
+    def copy(self, found: regular.Rows) -> None:
+        """Take the rows of a table that are only to be copied."""
+        self.result.read = len(found.lines)
+        self.result.changes.update(found.changes)
+        marked = np.empty(len(found.data) + 2, np.uint8)
+        marked[1:-1] = np.frombuffer(found.data, np.uint8)
+        for begins, ends in (found.asked, found.answered):
+            marked[begins] = marked[ends + 1] = ord('"')  # around each text, over what parted it from the next
+        data = marked.tobytes()
+        places = [(begins.copy(), ends + 2) for begins, ends in (found.asked, found.answered)]
+        for begins, ends in places:
+            first, last = (np.searchsorted(found.escapes, edge[found.escaped]) for edge in (begins, ends - 2))
+            rows = found.escaped[first < last]
+            texts = [
+                data[begin + 1 : end - 1] for begin, end in zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)
+            ]
+            for raw, escape in ESCAPES:
+                texts = [text.replace(raw, escape) for text in texts]
+            ends[rows] = len(data) + np.cumsum([len(text) + 2 for text in texts], dtype=np.int64)
+            begins[rows] = ends[rows] - [len(text) + 2 for text in texts]
+            data += b"".join(b'"%b"' % text for text in texts)
+        digest = xxhash.xxh3_64_intdigest
+        index = np.empty(len(found.lines), INDEX)
+        index["key"] = [digest(data[x:y]) for x, y in zip(*(edge.tolist() for edge in places[0]), strict=True)]
+        index["line"] = found.lines
+        buckets = index["key"] >> np.uint64(self.work.shift)
+        order = np.argsort(buckets, kind="stable")
+        asked, answered = (gather.pieces(data, x[order], y[order]) for x, y in places)
+        head, middle, end = self.around
+        rows, ends = gather.join(head, asked, middle, answered, end)
+        index = index[order]
+        index["size"] = np.diff(ends, prepend=0)
+        borders = np.searchsorted(buckets[order], np.arange(len(self.buckets) + 1)).tolist()
+        edges = [0, *ends.tolist()]
+        for bucket, (begin, stop) in enumerate(pairwise(borders)):
+            if begin < stop:
+                self.copied[bucket] = index[begin:stop].tobytes(), bytes(rows[edges[begin] : edges[stop]])
 
     def json(self) -> None:
         """Take the rows of JSONL."""
@@ -289,13 +314,15 @@ class _Pass:
         at = os.fstat(file.fileno()).st_size
         parts = []
         for bucket, (keys, lines, kept) in enumerate(self.buckets):
-            if not kept:
-                continue
-            data = b"".join(kept)
-            sizes = array("I", map(len, kept))
-            result.segments[bucket] = Segment(file.name, at, len(kept), len(data))
-            parts += [array("Q", keys).tobytes(), array("I", lines).tobytes(), sizes.tobytes(), data]
-            at += 16 * len(kept) + len(data)
+            table, data = self.copied.get(bucket, (b"", b""))
+            if kept:
+                index = np.empty(len(kept), INDEX)
+                index["key"], index["line"], index["size"] = keys, lines, list(map(len, kept))
+                table, data = table + index.tobytes(), data + b"".join(kept)
+            if table:
+                result.segments[bucket] = Segment(file.name, at, len(table) // INDEX.itemsize, len(data))
+                parts += [table, data]
+                at += len(table) + len(data)
         rejected = b"".join(self.rejects)
         result.rejected = (file.name, at, len(rejected), len(self.rejects))
         _write_all(file, [*parts, rejected])

@@ -67,7 +67,7 @@ def _reserve(bucket: int, sizes: Mapping[str, int]) -> list[int]:
         return begins
 
 
-def write(bucket: int, parts: Mapping[str, bytes], folder: str = "") -> None:
+def write(bucket: int, parts: Mapping[str, bytes | memoryview], folder: str = "") -> None:
     """Write a bucket's part of each file."""
     out, spool = _folders
     if not _shared:

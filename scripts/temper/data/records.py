@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from temper.data import chunks, process, shapes, sources
-from temper.data.chunks import Reader, Table, as_text
+from temper.data.chunks import Reader, Table
 from temper.data.options import Options
 from temper.data.reasons import Rejected
 from temper.errors import DataError
@@ -55,7 +55,7 @@ def read(path: Path, encoding: str = "auto") -> Iterator[dict[str, Any]]:
             else:
                 for _, values in reader.values():
                     if not isinstance(values, Rejected):
-                        yield dict(zip(table.header, map(as_text, values), strict=True))
+                        yield dict(zip(table.header, values, strict=True))
             begins = reader.ended
 
 

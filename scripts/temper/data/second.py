@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from temper.data import places
-from temper.data.first import MARK, Segment, dumps
+from temper.data.first import INDEX, MARK, Segment, dumps
+from temper.data.gather import gather
 from temper.data.options import Options
 from temper.data.places import path
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TRAIN, EVAL = 0, 1
 SIDES = ("train", "eval")
@@ -58,50 +57,64 @@ class Merged:
     examples: list[dict[str, str]] = field(default_factory=list)
 
 
+RECORD = b'{"file":%s,"line":%d,"kind":"%s","kept_file":%s,"kept_line":%d}\n'
+BEGIN, END, SIDE, FILE, LINE = range(5)
+
+
 class Sorted(NamedTuple):
-    """The kept rows of a bucket in their order."""
+    """Rows of a bucket in their order: the bytes they lie in, and for each where, its side, its file and its line."""
 
-    rows: list[bytes]
-    sides: list[int]
-    files: list[int]
-    lines: list[int]
+    data: bytes
+    table: np.ndarray  # int64 [rows, 5]
+
+    def rows(self) -> Iterator[bytes]:
+        """Yield the rows, without their line feeds."""
+        return (self.data[begin : end - 1] for begin, end in self.table[:, :SIDE].tolist())
+
+    def text(self, side: int | None = None) -> memoryview:
+        """Return all rows, or those of one side, each with its line feed."""
+        table = self.table if side is None else self.table[self.table[:, SIDE] == side]
+        return gather(self.data, table[:, BEGIN], table[:, END])
 
 
-def _read(bucket: Bucket) -> tuple[np.ndarray, list[bytes], np.ndarray, np.ndarray]:
-    """Return keys, rows, numbers of files and lines of a bucket, ordered by key, then file and line."""
-    import numpy as np
-
-    keys, lines, files, sizes, parts = [], [], [], [], []
+def _read(bucket: Bucket) -> tuple[np.ndarray, Sorted]:
+    """Return the keys of a bucket's rows, and the rows, ordered by key."""
+    tables, parts = [], []
     handles: dict[str, int] = {}
-    for segment, number, base in bucket.segments:
+    for segment, _, _ in bucket.segments:
         if segment.file not in handles:
             handles[segment.file] = os.open(segment.file, os.O_RDONLY)
-        count = segment.rows
-        data = os.pread(handles[segment.file], 16 * count + segment.bytes, segment.at)
-        keys.append(np.frombuffer(data, np.uint64, count))
-        lines.append(np.frombuffer(data, np.uint32, count, 8 * count).astype(np.uint64) + np.uint64(base))
-        sizes.append(np.frombuffer(data, np.uint32, count, 12 * count))
-        parts.append(memoryview(data)[16 * count :])
-        files.append(np.full(count, number, np.uint32))
+        size = segment.rows * INDEX.itemsize
+        data = memoryview(os.pread(handles[segment.file], size + segment.bytes, segment.at))
+        tables.append(data[:size])
+        parts.append(data[size:])
     for handle in handles.values():
         os.close(handle)
-    if not keys:
-        empty = np.empty(0, np.uint64)
-        return empty, [], empty, empty
-    key, line, file, size = map(np.concatenate, (keys, lines, files, sizes))
-    order = np.argsort(key, kind="stable")
-    ends = np.cumsum(size, dtype=np.int64)
-    rows = b"".join(parts)
-    cut = zip((ends - size)[order].tolist(), ends[order].tolist(), strict=True)
-    return key[order], [rows[begin:end] for begin, end in cut], file[order], line[order]
+    index = np.frombuffer(b"".join(tables), INDEX)
+    table = np.empty((len(index), 5), np.int64)
+    table[:, END] = np.cumsum(index["size"], dtype=np.int64)
+    table[:, BEGIN] = table[:, END] - index["size"]
+    origins = np.array([(number, base) for _, number, base in bucket.segments], np.int64).reshape(-1, 2)
+    table[:, FILE:] = np.repeat(origins, [segment.rows for segment, _, _ in bucket.segments], axis=0)
+    table[:, LINE] += index["line"]
+    table[:, SIDE] = _held(bucket, index["key"], table[:, FILE])
+    order = np.argsort(index["key"], kind="stable")
+    return index["key"][order], Sorted(b"".join(parts), table[order])
 
 
-def _groups(keys: np.ndarray) -> list[tuple[int, int]]:
+def _held(bucket: Bucket, keys: np.ndarray, files: np.ndarray) -> np.ndarray:
+    """Return which rows are held out."""
+    if any(bucket.held_out):
+        return np.array(bucket.held_out)[files]
+    edge = int(bucket.options.eval_share * 2**64) if bucket.options.does("split") else 0
+    return keys < np.uint64(min(edge, 2**64 - 1))
+
+
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return where keys that come more than once begin and end."""
-    import numpy as np
-
     edges = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]]))
-    return [(a, b) for a, b in pairwise(edges.tolist()) if b - a > 1]
+    several = np.flatnonzero(np.diff(edges) > 1)
+    return edges[several], edges[several + 1]
 
 
 def plain(row: bytes) -> bytes:
@@ -138,90 +151,92 @@ def question(row: dict[str, Any]) -> str:
 
 def _merge(bucket: Bucket, result: Merged) -> tuple[Sorted, list[bytes], list[bytes]]:
     """Merge equal rows; return those kept, and lines for duplicates.jsonl and conflicts.jsonl."""
-    import numpy as np
-
-    keys, rows, files, lines = _read(bucket)
+    keys, (data, table) = _read(bucket)
     names = [dumps(name) for name in bucket.names]
-    given, does = any(bucket.held_out), bucket.options.does
-    edge = int(bucket.options.eval_share * 2**64) if does("split") and not given else 0
-    held = keys < np.uint64(min(edge, 2**64 - 1)) if not given else np.array(bucket.held_out)[files.astype(np.int64)]
-    sides, at_file, at_line = held.astype(int).tolist(), files.tolist(), lines.tolist()
-    gone: set[int] = set()
-    duplicates, conflicts = [], []
+    does, given, exact = bucket.options.does, any(bucket.held_out), bucket.options.does("exact")
+    gone: dict[int, bytes] = {}  # place of a row that is left out, and its line for duplicates.jsonl
+    conflicts = []
 
-    def leave_out(i: int, kept: int, kind: str) -> None:
-        gone.add(i)
+    def leave_out(place: int, row: list[int], kept: list[int], kind: str) -> None:
         result.counts[kind] += 1
-        record = b'{"file":%s,"line":%d,"kind":"%s","kept_file":%s,"kept_line":%d}\n'
-        place = (names[at_file[i]], at_line[i], kind.encode(), names[at_file[kept]], at_line[kept])
-        duplicates.append(record % place)
+        gone[place] = RECORD % (names[row[FILE]], row[LINE], kind.encode(), names[kept[FILE]], kept[LINE])
 
-    exact = does("exact")
-    for begin, end in _groups(keys):
-        if end - begin == 2 and exact and not given and rows[begin] == rows[begin + 1]:  # most are
-            leave_out(begin + 1, begin, "exact")
+    def text(row: list[int]) -> bytes:
+        return data[row[BEGIN] : row[END]]
+
+    begins, ends = _groups(keys)
+    if exact and not given:
+        gone.update(_pairs(begins[ends - begins == 2], data, table, names))  # most are
+        result.counts["exact"] += len(gone)
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        if begin in gone or begin + 1 in gone:
             continue
-        order = sorted(range(begin, end), key=lambda i: (plain(rows[i]), -sides[i], at_file[i], at_line[i]))
-        part = (
-            [rows[i] for i in order],
-            [sides[i] for i in order],
-            [at_file[i] for i in order],
-            [at_line[i] for i in order],
-        )
-        rows[begin:end], sides[begin:end], at_file[begin:end], at_line[begin:end] = part
-        kept = begin
-        for i in range(begin + 1, end):
-            if plain(rows[i]) != plain(rows[kept]) or not exact:
-                kept = i
+        rows = table[begin:end].tolist()
+        rows.sort(key=lambda row: (plain(text(row)), -row[SIDE], row[FILE:]))
+        kept, left = rows[0], [(begin, rows[0])]
+        for place, row in enumerate(rows[1:], begin + 1):
+            if plain(text(row)) == plain(text(kept)) and exact:
+                if text(row) < text(kept):  # of the further columns, whichever file came first
+                    kept[:SIDE] = row[:SIDE]
+                leave_out(place, row, kept, "exact")
             else:
-                rows[kept] = min(rows[kept], rows[i])  # of the further columns, whichever file came first
-                leave_out(i, kept, "exact")
-        left = [i for i in range(begin, end) if i not in gone]
+                kept = row
+                left.append((place, row))
+        table[begin:end] = rows
         if len(left) > 1:
-            _compare(left, rows, sides, result, leave_out if given and does("split") else None)
-            conflicts += _conflicts([i for i in left if i not in gone], rows, bucket.names, at_file, at_line, result)
-    return _without(Sorted(rows, sides, at_file, at_line), gone), duplicates, conflicts
+            parsed = [orjson.loads(plain(text(row))) for _, row in left]
+            if given and does("split"):
+                for place, row, other in _leaking(left, parsed):
+                    leave_out(place, row, other, "across_split")
+            found = [(row, fields) for (place, row), fields in zip(left, parsed, strict=True) if place not in gone]
+            conflicts += _conflicts(found, bucket.names, result)
+    left_out = sorted(gone)
+    return Sorted(data, np.delete(table, left_out, axis=0)), [gone[place] for place in left_out], conflicts
 
 
-def _without(rows: Sorted, gone: set[int]) -> Sorted:
-    """Return all rows but those at the places given."""
-    if not gone:
-        return rows
-    left = [i for i in range(len(rows.rows)) if i not in gone]
-    return Sorted(*([values[i] for i in left] for values in rows))  # type: ignore[arg-type]
+def _pairs(begins: np.ndarray, data: bytes, table: np.ndarray, names: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield of each two rows that begin somewhere and are equal the place of the later, and its line for the file."""
+    ones, others = table[begins], table[begins + 1]
+    edges = (*ones[:, :SIDE].T.tolist(), *others[:, :SIDE].T.tolist())
+    equal = np.array([data[a:b] == data[c:d] for a, b, c, d in zip(*edges, strict=True)], bool)
+    begins, ones, others = begins[equal], ones[equal], others[equal]
+    more, less = ones[:, FILE:], others[:, FILE:]
+    late = (more[:, 0] > less[:, 0]) | (more[:, 0] == less[:, 0]) & (more[:, 1] > less[:, 1])
+    left_out, kept = np.where(late[:, None], (more, less), (less, more))
+    for place, file, line, its, at in zip(
+        (begins + ~late).tolist(), *left_out.T.tolist(), *kept.T.tolist(), strict=True
+    ):
+        yield place, RECORD % (names[file], line, b"exact", names[its], at)
 
 
-def _compare(left: list[int], rows: list[bytes], sides: list[int], result: Merged, leave_out: Any) -> None:
-    """Leave out rows to train on whose question a given file holds out."""
-    if leave_out is None or len({sides[i] for i in left}) == 1:
-        return
-    questions = {i: question(orjson.loads(plain(rows[i]))) for i in left}
-    held = {questions[i]: i for i in left if sides[i] == EVAL}
-    for i in left:
-        if sides[i] == TRAIN and questions[i] in held:
-            leave_out(i, held[questions[i]], "across_split")
+def _leaking(
+    left: list[tuple[int, list[int]]], parsed: list[dict[str, Any]]
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Yield rows to train on whose question a given file holds out, each with its place and the row held out."""
+    questions = list(map(question, parsed))
+    held = {asks: row for (_, row), asks in zip(left, questions, strict=True) if row[SIDE] == EVAL}
+    for (place, row), asks in zip(left, questions, strict=True):
+        if row[SIDE] == TRAIN and asks in held:
+            yield place, row, held[asks]
 
 
-def _conflicts(
-    left: list[int], rows: list[bytes], names: tuple[str, ...], files: list[int], lines: list[int], result: Merged
-) -> list[bytes]:
+def _conflicts(rows: list[tuple[list[int], dict[str, Any]]], names: tuple[str, ...], result: Merged) -> list[bytes]:
     """List questions with several answers."""
-    by_question: dict[bytes, list[int]] = {}
-    parsed = {i: orjson.loads(plain(rows[i])) for i in left}
-    for i in left:
-        by_question.setdefault(orjson.dumps(asked(parsed[i])), []).append(i)
+    by_question: dict[bytes, list[tuple[list[int], dict[str, Any]]]] = {}
+    for row, fields in rows:
+        by_question.setdefault(orjson.dumps(asked(fields)), []).append((row, fields))
     found = []
     for same in by_question.values():
-        answers = dict.fromkeys(answer(parsed[i]) for i in same)
+        answers = dict.fromkeys(answer(fields) for _, fields in same)
         if len(answers) > 1:
             result.conflicts += 1
-            said = question(parsed[same[0]])
+            said = question(same[0][1])
             if len(result.conflict_examples) < SHOWN:
                 result.conflict_examples.append(
                     {"question": said[:200], "answers": [text[:200] for text in answers][:5]}
                 )
-            places = [{"output": answer(parsed[i]), "file": names[files[i]], "line": lines[i]} for i in same]
-            found.append(dumps({"question": said, "answers": places}) + b"\n")
+            said_by = [{"output": answer(fields), "file": names[row[FILE]], "line": row[LINE]} for row, fields in same]
+            found.append(dumps({"question": said, "answers": said_by}) + b"\n")
     return found
 
 
@@ -230,7 +245,7 @@ def run(bucket: Bucket) -> Merged:
     result = Merged(bucket.number)
     with places.turn(bucket.number) if bucket.last else nullcontext():
         kept, duplicates, conflicts = _merge(bucket, result)
-        result.rows = len(kept.rows)
+        result.rows = len(kept.table)
         if bucket.last:
             emit(bucket, kept, result, {"duplicates": b"".join(duplicates), "conflicts": b"".join(conflicts)})
         else:
@@ -242,28 +257,21 @@ def run(bucket: Bucket) -> Merged:
 
 def save(bucket: Bucket, kept: Sorted) -> None:
     """Keep a bucket's rows for the next pass, with what near-duplicates are found by."""
-    import numpy as np
-
-    path(bucket.folder, "rows", bucket.number).write_bytes(b"".join(kept.rows))
-    table = np.array([list(map(len, kept.rows)), kept.sides, kept.files, kept.lines], np.uint64).reshape(4, -1)
-    np.save(path(bucket.folder, "index", bucket.number), table)
+    path(bucket.folder, "rows", bucket.number).write_bytes(kept.text())
+    sizes = kept.table[:, END] - kept.table[:, BEGIN]
+    np.save(path(bucket.folder, "index", bucket.number), np.stack([sizes, *kept.table[:, SIDE:].T]))
     if bucket.options.does("near"):
         from temper.data import near
 
-        values = near.bands([question(orjson.loads(plain(row))) for row in kept.rows])
+        values = near.bands([question(orjson.loads(plain(row))) for row in kept.rows()])
         np.save(path(bucket.folder, "bands", bucket.number), np.ascontiguousarray(values.T))
 
 
 def load(bucket: Bucket) -> Sorted:
     """Return the rows that `save` kept."""
-    import numpy as np
-
-    sizes, sides, files, lines = np.load(f"{path(bucket.folder, 'index', bucket.number)}.npy").tolist()
-    data, at, rows = path(bucket.folder, "rows", bucket.number).read_bytes(), 0, []
-    for size in sizes:
-        rows.append(data[at : at + size])
-        at += size
-    return Sorted(rows, sides, files, lines)
+    sizes, *rest = np.load(f"{path(bucket.folder, 'index', bucket.number)}.npy")
+    ends = np.cumsum(sizes)
+    return Sorted(path(bucket.folder, "rows", bucket.number).read_bytes(), np.stack([ends - sizes, ends, *rest], 1))
 
 
 def finish(work: tuple[Bucket, list[int]]) -> Merged:
@@ -271,7 +279,8 @@ def finish(work: tuple[Bucket, list[int]]) -> Merged:
     bucket, gone = work
     result = Merged(bucket.number)
     with places.turn(bucket.number):
-        kept = _without(load(bucket), set(gone))
+        kept = load(bucket)
+        kept = kept._replace(table=np.delete(kept.table, gone, axis=0))
         parts = {kind: path(bucket.folder, kind, bucket.number).read_bytes() for kind in ("duplicates", "conflicts")}
         emit(bucket, kept, result, parts)
     return result
@@ -295,31 +304,24 @@ def _messages(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def emit(bucket: Bucket, kept: Sorted, result: Merged, more: dict[str, bytes]) -> None:
+def emit(bucket: Bucket, kept: Sorted, result: Merged, more: Mapping[str, bytes]) -> None:
     """Write a bucket's part of each file, `more` being some, and count what a report shows."""
     options = bucket.options
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    if not (bucket.turns or options.does("checks") or options.does("report") or options.model):
-        held = kept.sides.count(EVAL)
-        if kept.sides[:held].count(EVAL) == held:  # as the order of a hash splits them
-            parts = kept.rows[held:], kept.rows[:held]
-        else:
-            for row, side in zip(kept.rows, kept.sides, strict=True):
-                parts[side].append(row)
-        joined = [b"\n".join([*part, b""]) for part in parts]
+    if bucket.turns or options.does("checks") or options.does("report") or options.model:
+        written: Mapping[str, bytes | memoryview] = _emit_slowly(bucket, kept, result)
     else:
-        joined = _emit_slowly(bucket, kept, result, parts)
-    for name, part in zip(SIDES, parts, strict=True):
-        result.counts[name] += len(part)
-    written = {**dict(zip(SIDES, joined, strict=False)), "checks": b"".join(joined[2:]), **more}
-    places.write(bucket.number, written, bucket.folder)
+        written = {name: kept.text(side) for side, name in enumerate(SIDES)}
+    for side, name in enumerate(SIDES):
+        result.counts[name] += int((kept.table[:, SIDE] == side).sum())
+    places.write(bucket.number, {**written, **more}, bucket.folder)
 
 
-def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged, parts: tuple[list[bytes], list[bytes]]) -> list[bytes]:
-    options, checks = bucket.options, []
+def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged) -> dict[str, bytes]:
+    options, sides = bucket.options, kept.table[:, SIDE].tolist()
     result.lengths = {"question": Counter(), "answer": Counter()}
     rows = []
-    for row, side in zip(kept.rows, kept.sides, strict=True):
+    written: dict[str, list[bytes]] = {name: [] for name in (*SIDES, "checks")}
+    for row, side in zip(kept.rows(), sides, strict=True):
         data, _, more = row.partition(MARK)
         fields = orjson.loads(data)
         rows.append(fields)
@@ -329,19 +331,19 @@ def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged, parts: tuple[list
         if bucket.turns:
             fields = _messages(fields)
             data = dumps(fields)
-        parts[side].append(data)
+        written[SIDES[side]].append(data)
         if options.does("checks"):
             asks = dumps({"instruction": said, "input": "", "output": answered, **fields}) if bucket.turns else data
-            checks.append(asks[:-1] + b',"split":"%s","columns":%s}' % (SIDES[side].encode(), more))
+            written["checks"].append(asks[:-1] + b',"split":"%s","columns":%s}' % (SIDES[side].encode(), more))
         if len(result.examples) < ROWS_SHOWN:
             result.examples.append({"split": SIDES[side], "instruction": said[:400], "output": answered[:400]})
     if options.model and options.does("tokens"):
         counted = counter(options.model).count(rows)
-        for side, tokens in zip(kept.sides, counted, strict=True):
+        for side, tokens in zip(sides, counted, strict=True):
             result.tokens[side][tokens] += 1
         ranked = sorted(range(len(rows)), key=lambda i: -counted[i])[:10]
-        result.longest = [(counted[i], question(rows[i])[:200], SIDES[kept.sides[i]]) for i in ranked]
-    return [b"\n".join([*part, b""]) for part in (*parts, checks)]
+        result.longest = [(counted[i], question(rows[i])[:200], SIDES[sides[i]]) for i in ranked]
+    return {name: b"\n".join([*part, b""]) for name, part in written.items()}
 
 
 _counters: dict[Path, Any] = {}

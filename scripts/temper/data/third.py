@@ -6,19 +6,18 @@ A row is known here by its place in the order of all rows. The order makes the o
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from temper.data import near
 from temper.data.places import path
 from temper.data.second import EVAL, answer, context, plain, question
 from temper.data.workers import Map
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SLICE = 1 << 20  # rows of a band that are looked at in one go
 ALL_PAIRS = 4000  # rows of a group up to which each held-out row is compared with each row to train on
@@ -43,29 +42,21 @@ class Pairs(NamedTuple):
     rows: tuple[int, ...]
 
 
-class Near(NamedTuple):
-    """A pair of rows whose questions are near-duplicates; `first` comes first in the order."""
-
-    first: int
-    second: int
-    likeness: float
-    same_answer: bool  # nearly
-    across: bool  # on different sides of the split
-    first_held: bool  # whether the first is held out
+# A pair of rows whose questions are near-duplicates; `first` comes first in the order, and `first_held` says whether it
+# is held out; `same_answer`: nearly; `across`: on different sides of the split.
+NEAR = np.dtype(
+    [("first", "i8"), ("second", "i8"), ("likeness", "f8"), ("same_answer", "?"), ("across", "?"), ("first_held", "?")]
+)
 
 
 def _distinct(pairs: np.ndarray) -> np.ndarray:
     """Return the pairs in order, each once; numpy's unique() takes ten times as long on such numbers."""
-    import numpy as np
-
     pairs = np.sort(pairs)
     return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)]]
 
 
 def candidates(band: Band) -> np.ndarray:
     """Return the pairs of rows that share a value of a band, as first << 32 | second."""
-    import numpy as np
-
     values, ids, sides, base = [], [], [], 0
     for bucket, count in enumerate(band.rows):
         if count:
@@ -99,13 +90,25 @@ def candidates(band: Band) -> np.ndarray:
     return _distinct(np.concatenate(pairs))
 
 
-@lru_cache(maxsize=64)
-def _bucket(folder: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ends of a bucket's rows, its table, and its bytes, all mapped."""
-    import numpy as np
+class _Bucket:
+    """A bucket's table, and its rows, which are read when asked for: mapped, those of all buckets would count."""
 
-    table = np.load(f"{path(folder, 'index', number)}.npy", mmap_mode="r")
-    return np.cumsum(table[0], dtype=np.int64), table, np.memmap(path(folder, "rows", number), np.uint8, "r")
+    def __init__(self, folder: str, number: int) -> None:
+        self.table = np.load(f"{path(folder, 'index', number)}.npy", mmap_mode="r")
+        self.ends = np.cumsum(self.table[0], dtype=np.int64)
+        self.file = os.open(path(folder, "rows", number), os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+    def row(self, at: int) -> dict[str, Any]:
+        """Return a row."""
+        begin, end = int(self.ends[at - 1]) if at else 0, int(self.ends[at])
+        found: dict[str, Any] = orjson.loads(plain(os.pread(self.file, end - begin, begin)))
+        return found
+
+
+_bucket = lru_cache(maxsize=64)(_Bucket)
 
 
 class Rows:
@@ -125,7 +128,7 @@ class Rows:
     def origin(self, row: int) -> tuple[int, int]:
         """Return the number of the file a row came from, and its line."""
         number, at = self.place(row)
-        table = _bucket(self.folder, number)[1]
+        table = _bucket(self.folder, number).table
         return int(table[2][at]), int(table[3][at])
 
     def __call__(self, row: int) -> tuple[str, str, int, Any]:
@@ -134,28 +137,25 @@ class Rows:
             if len(self.known) > 20_000:
                 self.known.clear()
             number, at = self.place(row)
-            ends, table, data = _bucket(self.folder, number)
-            raw = data[int(ends[at - 1]) if at else 0 : int(ends[at])].tobytes()
-            fields = orjson.loads(plain(raw))
-            self.known[row] = question(fields), answer(fields), int(table[1][at]), context(fields)
+            bucket = _bucket(self.folder, number)
+            fields = bucket.row(at)
+            self.known[row] = question(fields), answer(fields), int(bucket.table[1][at]), context(fields)
         return self.known[row]
 
 
-def compare(work: Pairs) -> list[Near]:
-    """Return those of the pairs whose questions are near-duplicates."""
+def compare(work: Pairs) -> np.ndarray:
+    """Return as NEAR those of the pairs whose questions are near-duplicates."""
     rows, found = Rows(work.folder, work.rows), []
     for first, second in work.pairs.tolist():
         one, other = rows(first), rows(second)
         if (likeness := near.likeness(one[0], other[0])) >= near.THRESHOLD:
             same = one[3] == other[3] and (one[1] == other[1] or near.likeness(one[1], other[1]) >= near.THRESHOLD)
-            found.append(Near(first, second, likeness, same, one[2] != other[2], one[2] == EVAL))
-    return found
+            found.append((first, second, likeness, same, one[2] != other[2], one[2] == EVAL))
+    return np.array(found, NEAR)
 
 
-def find(over: Map, folder: str, counts: tuple[int, ...]) -> list[Near]:
-    """Return all pairs of near-duplicate questions among rows whose bands lie in `folder`, in order."""
-    import numpy as np
-
+def find(over: Map, folder: str, counts: tuple[int, ...]) -> np.ndarray:
+    """Return as NEAR all pairs of near-duplicate questions among rows whose bands lie in `folder`, in order."""
     total = sum(counts)
     parts = max(1, -(-total // SLICE))
     work = [Band(number, part, parts, folder, counts) for number in range(near.BANDS) for part in range(parts)]
@@ -165,10 +165,10 @@ def find(over: Map, folder: str, counts: tuple[int, ...]) -> list[Near]:
     split = np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)
     size = max(1000, min(50_000, -(-len(split) // 8)))
     pieces = [Pairs(split[at : at + size], folder, counts) for at in range(0, len(split), size)]
-    return [pair for found in over(compare, pieces) for pair in found]
+    return np.concatenate([np.empty(0, NEAR), *over(compare, pieces)])
 
 
-def resolve(pairs: Sequence[Near], given: bool) -> dict[int, tuple[int, str, float]]:
+def resolve(pairs: np.ndarray, given: bool) -> dict[int, tuple[int, str, float]]:
     """Return the rows to leave out: row to (row that stays, near or across_split, likeness).
 
     A row goes when one before it in the order stays, asks and answers nearly the same, and is on its side. Then, where
@@ -176,11 +176,17 @@ def resolve(pairs: Sequence[Near], given: bool) -> dict[int, tuple[int, str, flo
     the row to train on.
     """
     gone: dict[int, tuple[int, str, float]] = {}
-    for pair in sorted(pairs, key=lambda pair: (pair.second, pair.first)):
-        if pair.same_answer and not pair.across and pair.first not in gone and pair.second not in gone:
-            gone[pair.second] = pair.first, "near", pair.likeness
-    for pair in pairs:
-        if pair.across and pair.first not in gone and pair.second not in gone:
-            leaves, stays = (pair.first, pair.second) if pair.first_held != given else (pair.second, pair.first)
-            gone[leaves] = stays, "across_split", pair.likeness
+    alike, across = pairs[pairs["same_answer"] & ~pairs["across"]], pairs[pairs["across"]]
+    for first, second, likeness, *_ in _each(alike[np.lexsort((alike["first"], alike["second"]))]):
+        if first not in gone and second not in gone:
+            gone[second] = first, "near", likeness
+    for first, second, likeness, _, _, first_held in _each(across):
+        if first not in gone and second not in gone:
+            leaves, stays = (first, second) if first_held != given else (second, first)
+            gone[leaves] = stays, "across_split", likeness
     return gone
+
+
+def _each(pairs: np.ndarray) -> Iterator[Any]:
+    for at in range(0, len(pairs), 10_000):
+        yield from pairs[at : at + 10_000].tolist()
