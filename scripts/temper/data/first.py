@@ -43,13 +43,9 @@ def _clean(text: str) -> bool:
 INDEX = np.dtype([("key", np.uint64), ("line", np.uint32), ("size", np.uint32)])
 
 
-class Segment(NamedTuple):
-    """Rows of one bucket in a spool file: INDEX of each, then the rows themselves, each with a line feed."""
-
-    file: str
-    at: int
-    rows: int
-    bytes: int
+# Rows of one bucket in a spool file: INDEX of each, then the rows themselves, each with a line feed. The number of the
+# spool file, that of the input and the line before the first are known only to who collects them.
+SEGMENT = np.dtype([(name, np.int64) for name in ("bucket", "at", "rows", "bytes", "spool", "file", "line")])
 
 
 @dataclass
@@ -60,7 +56,8 @@ class Passed:
     ended: int = 0
     lines: int = 0
     read: int = 0
-    segments: dict[int, Segment] = field(default_factory=dict)  # by bucket
+    spool: str = ""
+    segments: np.ndarray = field(default_factory=lambda: np.empty(0, SEGMENT))
     rejected: tuple[str, int, int, int] = ("", 0, 0, 0)  # spool file, byte, bytes, rows
     reasons: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[int]] = field(default_factory=dict)  # of each reason, lines within the chunk
@@ -312,7 +309,7 @@ class _Pass:
         """Write what was kept and rejected, and return the account."""
         result, file = self.result, _spool(self.work.spool)
         at = os.fstat(file.fileno()).st_size
-        parts = []
+        parts, segments = [], []
         for bucket, (keys, lines, kept) in enumerate(self.buckets):
             table, data = self.copied.get(bucket, (b"", b""))
             if kept:
@@ -320,10 +317,11 @@ class _Pass:
                 index["key"], index["line"], index["size"] = keys, lines, list(map(len, kept))
                 table, data = table + index.tobytes(), data + b"".join(kept)
             if table:
-                result.segments[bucket] = Segment(file.name, at, len(table) // INDEX.itemsize, len(data))
+                segments.append((bucket, at, len(table) // INDEX.itemsize, len(data), 0, 0, 0))
                 parts += [table, data]
                 at += len(table) + len(data)
         rejected = b"".join(self.rejects)
+        result.spool, result.segments = file.name, np.array(segments, SEGMENT)
         result.rejected = (file.name, at, len(rejected), len(self.rejects))
         _write_all(file, [*parts, rejected])
         result.ended, result.lines = self.reader.ended, self.reader.lines

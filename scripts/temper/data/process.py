@@ -201,7 +201,8 @@ class _Run:
         self.personal_examples: list[dict[str, Any]] = []
         self.turns = False
         self.rejected: list[tuple[str, int, int, int, int]] = []  # file of the spool, byte, bytes; table, line before
-        self.segments: list[list[Any]] = [[] for _ in range(1 << bits)]
+        self.spools: dict[str, int] = {}
+        self.segments: list[Any] = []
         self.merged: list[Any] = []
         self.near_examples: list[dict[str, Any]] = []
 
@@ -256,8 +257,10 @@ class _Run:
         file, at, size, count = result.rejected
         if count:
             self.rejected.append((file, at, size, table.number, line))
-        for bucket, segment in result.segments.items():
-            self.segments[bucket].append((segment, table.number, line + 1))
+        found = result.segments
+        found["spool"] = self.spools.setdefault(result.spool, len(self.spools))
+        found["file"], found["line"] = table.number, line + 1
+        self.segments.append(found)
 
     def _refuse(self) -> None:
         account, options = self.account, self.options
@@ -309,14 +312,20 @@ class _Run:
 
     def second(self) -> None:
         """Merge duplicates, split, count, and write each bucket's part of the files."""
-        from temper.data import second
+        import numpy as np
 
+        from temper.data import first, second
+
+        segments = np.concatenate([np.empty(0, first.SEGMENT), *self.segments])
+        segments = segments[np.argsort(segments["bucket"], kind="stable")]
+        parts = np.split(segments, np.searchsorted(segments["bucket"], range(1, 1 << self.bits)))
         does = self.options.does
         last = not does("near") and not (does("tokens") and self.options.model)
         work = [
             second.Bucket(
                 number,
-                segments,
+                part,
+                tuple(self.spools),
                 self.options,
                 tuple(table.name for table in self.tables),
                 tuple(table.held_out for table in self.tables),
@@ -324,7 +333,7 @@ class _Run:
                 self.turns,
                 last,
             )
-            for number, segments in enumerate(self.segments)
+            for number, part in enumerate(parts)
         ]
         for number, result in enumerate(self.over(second.run, work), 1):
             self.merged.append(result)

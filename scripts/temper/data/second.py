@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from temper.data import places
-from temper.data.first import INDEX, MARK, Segment, dumps
+from temper.data.first import INDEX, MARK, dumps
 from temper.data.gather import gather
 from temper.data.options import Options
 from temper.data.places import path
@@ -33,7 +33,8 @@ class Bucket(NamedTuple):
     """A bucket, and all that a worker needs for it."""
 
     number: int
-    segments: list[tuple[Segment, int, int]]  # with the number of the file and the line before the chunk
+    segments: np.ndarray  # SEGMENT
+    spools: tuple[str, ...]
     options: Options
     names: tuple[str, ...]  # of the files
     held_out: tuple[bool, ...]  # whether a file holds the rows to evaluate on
@@ -79,23 +80,21 @@ class Sorted(NamedTuple):
 
 def _read(bucket: Bucket) -> tuple[np.ndarray, Sorted]:
     """Return the keys of a bucket's rows, and the rows, ordered by key."""
-    tables, parts = [], []
-    handles: dict[str, int] = {}
-    for segment, _, _ in bucket.segments:
-        if segment.file not in handles:
-            handles[segment.file] = os.open(segment.file, os.O_RDONLY)
-        size = segment.rows * INDEX.itemsize
-        data = memoryview(os.pread(handles[segment.file], size + segment.bytes, segment.at))
-        tables.append(data[:size])
-        parts.append(data[size:])
+    segments, tables, parts = bucket.segments, [], []
+    handles: dict[int, int] = {}
+    for spool, at, rows, size in segments[["spool", "at", "rows", "bytes"]].tolist():
+        if spool not in handles:
+            handles[spool] = os.open(bucket.spools[spool], os.O_RDONLY)
+        data = memoryview(os.pread(handles[spool], rows * INDEX.itemsize + size, at))
+        tables.append(data[: rows * INDEX.itemsize])
+        parts.append(data[rows * INDEX.itemsize :])
     for handle in handles.values():
         os.close(handle)
     index = np.frombuffer(b"".join(tables), INDEX)
     table = np.empty((len(index), 5), np.int64)
     table[:, END] = np.cumsum(index["size"], dtype=np.int64)
     table[:, BEGIN] = table[:, END] - index["size"]
-    origins = np.array([(number, base) for _, number, base in bucket.segments], np.int64).reshape(-1, 2)
-    table[:, FILE:] = np.repeat(origins, [segment.rows for segment, _, _ in bucket.segments], axis=0)
+    table[:, FILE:] = np.repeat(np.stack([segments["file"], segments["line"]], 1), segments["rows"], axis=0)
     table[:, LINE] += index["line"]
     table[:, SIDE] = _held(bucket, index["key"], table[:, FILE])
     order = np.argsort(index["key"], kind="stable")

@@ -19,7 +19,7 @@ from temper.data.places import path
 from temper.data.second import EVAL, answer, context, plain, question
 from temper.data.workers import Map
 
-SLICE = 1 << 20  # rows of a band that are looked at in one go
+SLICE = 1 << 19  # rows of a band that are looked at in one go
 ALL_PAIRS = 4000  # rows of a group up to which each held-out row is compared with each row to train on
 NEIGHBOURS = 8  # rows of a group that each row is compared with, besides the first and the nearest of the other side
 
