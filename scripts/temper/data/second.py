@@ -60,6 +60,7 @@ class Merged:
 
 RECORD = b'{"file":%s,"line":%d,"kind":"%s","kept_file":%s,"kept_line":%d}\n'
 BEGIN, END, SIDE, FILE, LINE = range(5)
+KEPT = (END, SIDE, FILE, LINE)  # what is kept of each row for the next pass
 
 
 class Sorted(NamedTuple):
@@ -254,23 +255,31 @@ def run(bucket: Bucket) -> Merged:
     return result
 
 
-def save(bucket: Bucket, kept: Sorted) -> None:
+def save(bucket: Bucket, rows: Sorted) -> None:
     """Keep a bucket's rows for the next pass, with what near-duplicates are found by."""
-    path(bucket.folder, "rows", bucket.number).write_bytes(kept.text())
-    sizes = kept.table[:, END] - kept.table[:, BEGIN]
-    np.save(path(bucket.folder, "index", bucket.number), np.stack([sizes, *kept.table[:, SIDE:].T]))
+    path(bucket.folder, "rows", bucket.number).write_bytes(rows.text())
+    ends = np.cumsum(rows.table[:, END] - rows.table[:, BEGIN])
+    path(bucket.folder, "index", bucket.number).write_bytes(np.stack([ends, *rows.table[:, SIDE:].T], 1).tobytes())
     if bucket.options.does("near"):
         from temper.data import near
 
-        values = near.bands([question(orjson.loads(plain(row))) for row in kept.rows()])
+        values = near.bands([question(orjson.loads(plain(row))) for row in rows.rows()])
         np.save(path(bucket.folder, "bands", bucket.number), np.ascontiguousarray(values.T))
+
+
+def kept(folder: str, number: int) -> np.ndarray:
+    """Return KEPT of each row that `save` kept, int64 [rows, 4], mapped."""
+    file = path(folder, "index", number)
+    return (
+        np.memmap(file, np.int64, "r").reshape(-1, len(KEPT)) if file.stat().st_size else np.empty((0, len(KEPT)), int)
+    )
 
 
 def load(bucket: Bucket) -> Sorted:
     """Return the rows that `save` kept."""
-    sizes, *rest = np.load(f"{path(bucket.folder, 'index', bucket.number)}.npy")
-    ends = np.cumsum(sizes)
-    return Sorted(path(bucket.folder, "rows", bucket.number).read_bytes(), np.stack([ends - sizes, ends, *rest], 1))
+    table = kept(bucket.folder, bucket.number)
+    begins = np.concatenate([[0], table[:-1, 0]])[: len(table)]
+    return Sorted(path(bucket.folder, "rows", bucket.number).read_bytes(), np.column_stack([begins, table]))
 
 
 def finish(work: tuple[Bucket, list[int]]) -> Merged:
@@ -278,10 +287,10 @@ def finish(work: tuple[Bucket, list[int]]) -> Merged:
     bucket, gone = work
     result = Merged(bucket.number)
     with places.turn(bucket.number):
-        kept = load(bucket)
-        kept = kept._replace(table=np.delete(kept.table, gone, axis=0))
+        data, table = load(bucket)
+        left = Sorted(data, np.delete(table, gone, axis=0))
         parts = {kind: path(bucket.folder, kind, bucket.number).read_bytes() for kind in ("duplicates", "conflicts")}
-        emit(bucket, kept, result, parts)
+        emit(bucket, left, result, parts)
     return result
 
 

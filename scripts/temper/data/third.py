@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import bisect
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +18,8 @@ import orjson
 
 from temper.data import near
 from temper.data.places import path
-from temper.data.second import EVAL, answer, context, plain, question
-from temper.data.workers import Map
+from temper.data.second import EVAL, KEPT, SIDE, answer, context, kept, plain, question
+from temper.data.workers import Map, trim
 
 SLICE = 1 << 19  # rows of a band that are looked at in one go
 ALL_PAIRS = 4000  # rows of a group up to which each held-out row is compared with each row to train on
@@ -57,54 +59,69 @@ def _distinct(pairs: np.ndarray) -> np.ndarray:
 
 def candidates(band: Band) -> np.ndarray:
     """Return the pairs of rows that share a value of a band, as first << 32 | second."""
-    values, ids, sides, base = [], [], [], 0
+    found = _pairs(*_values(band))
+    trim()
+    return found
+
+
+def _values(band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a band's values, the rows they belong to and the sides of these, ordered by value."""
+    values, ids, sides, base = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for bucket, count in enumerate(band.rows):
         if count:
             found = np.load(f"{path(band.folder, 'bands', bucket)}.npy", mmap_mode="r")[band.number]
             here = np.flatnonzero((found >> np.uint64(40)) % np.uint64(band.parts) == np.uint64(band.part))
             values.append(found[here])
             ids.append(here + base)
-            sides.append(np.load(f"{path(band.folder, 'index', bucket)}.npy", mmap_mode="r")[1][here].astype(np.int64))
+            sides.append(kept(band.folder, bucket)[:, SIDE - 1][here])
             base += count
-    if not values:
-        return np.empty(0, np.int64)
-    value, row, side = np.concatenate(values), np.concatenate(ids), np.concatenate(sides)
+    value = np.concatenate(values)
     order = np.argsort(value, kind="stable")
-    value, row, side = value[order], row[order], side[order]
+    return value[order], np.concatenate(ids)[order], np.concatenate(sides)[order]
+
+
+def _pairs(value: np.ndarray, row: np.ndarray, side: np.ndarray) -> np.ndarray:
     at = np.arange(len(value))
-    starts = np.maximum.accumulate(np.where(np.concatenate([[True], value[1:] != value[:-1]]), at, 0))
+    starts = np.maximum.accumulate(np.where(np.concatenate([[True], value[1:] != value[:-1]])[: len(at)], at, 0))
     # In its group: the rows just before it, the first, and the last one before it on the other side.
     others = [np.maximum.accumulate(np.where(side == one, at, -1)) for one in (0, 1)]
-    before = [starts, np.where(side == 0, others[1], others[0]), *(at - step for step in range(1, NEIGHBOURS + 1))]
+    before = [starts, np.where(side == 0, others[1], others[0])]
     pairs = []
-    for other in before:
+    for other in chain(before, (at - step for step in range(1, NEIGHBOURS + 1))):
         good = (other >= starts) & (other < at)
         pairs.append(row[other[good]] << 32 | row[at[good]])
     edges = np.append(np.flatnonzero(starts == at), len(at))
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if NEIGHBOURS < end - begin <= ALL_PAIRS:  # smaller groups are done
-            here, held = row[begin:end], side[begin:end] == EVAL
-            one, other = np.meshgrid(here[held], here[~held])
-            low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
-            pairs.append(low << 32 | high)
+    sizes = np.diff(edges)
+    for group in np.flatnonzero((sizes > NEIGHBOURS) & (sizes <= ALL_PAIRS)):  # smaller ones are done
+        here = row[edges[group] : edges[group + 1]]
+        held = side[edges[group] : edges[group + 1]] == EVAL
+        one, other = np.meshgrid(here[held], here[~held])
+        low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
+        pairs.append(low << 32 | high)
     return _distinct(np.concatenate(pairs))
 
 
 class _Bucket:
-    """A bucket's table, and its rows, which are read when asked for: mapped, those of all buckets would count."""
+    """A bucket's rows, each read when asked for: mapped, they would count as memory that is used."""
 
     def __init__(self, folder: str, number: int) -> None:
-        self.table = np.load(f"{path(folder, 'index', number)}.npy", mmap_mode="r")
-        self.ends = np.cumsum(self.table[0], dtype=np.int64)
-        self.file = os.open(path(folder, "rows", number), os.O_RDONLY)
+        self.rows, self.index = (os.open(path(folder, kind, number), os.O_RDONLY) for kind in ("rows", "index"))
 
     def __del__(self) -> None:
-        os.close(self.file)
+        os.close(self.rows)
+        os.close(self.index)
+
+    def entry(self, at: int) -> tuple[int, int, int, int, int]:
+        """Return where a row begins and ends, its side, the number of its file and its line."""
+        size = len(KEPT) * 8
+        known = os.pread(self.index, size * 2, size * (at - 1)) if at else bytes(size) + os.pread(self.index, size, 0)
+        begin, _, _, _, *rest = struct.unpack("8q", known)
+        return begin, *rest
 
     def row(self, at: int) -> dict[str, Any]:
         """Return a row."""
-        begin, end = int(self.ends[at - 1]) if at else 0, int(self.ends[at])
-        found: dict[str, Any] = orjson.loads(plain(os.pread(self.file, end - begin, begin)))
+        begin, end, *_ = self.entry(at)
+        found: dict[str, Any] = orjson.loads(plain(os.pread(self.rows, end - begin, begin)))
         return found
 
 
@@ -128,8 +145,7 @@ class Rows:
     def origin(self, row: int) -> tuple[int, int]:
         """Return the number of the file a row came from, and its line."""
         number, at = self.place(row)
-        table = _bucket(self.folder, number).table
-        return int(table[2][at]), int(table[3][at])
+        return _bucket(self.folder, number).entry(at)[3:]
 
     def __call__(self, row: int) -> tuple[str, str, int, Any]:
         """Return question, answer, side and context of a row."""
@@ -139,7 +155,7 @@ class Rows:
             number, at = self.place(row)
             bucket = _bucket(self.folder, number)
             fields = bucket.row(at)
-            self.known[row] = question(fields), answer(fields), int(bucket.table[1][at]), context(fields)
+            self.known[row] = question(fields), answer(fields), bucket.entry(at)[2], context(fields)
         return self.known[row]
 
 

@@ -29,6 +29,15 @@ def tune() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 64 << 20)
 
 
+def trim() -> None:
+    """Give back to the machine what is free, after work that takes much more than the work that follows."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _begin(parent: int) -> None:
     import ctypes
     import signal
