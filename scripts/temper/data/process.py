@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -203,7 +204,7 @@ class _Run:
         self.rejected: list[tuple[str, int, int, int, int]] = []  # file of the spool, byte, bytes; table, line before
         self.spools: dict[str, int] = {}
         self.segments: list[Any] = []
-        self.merged: list[Any] = []
+        self.total: Any = None  # what became of all buckets
         self.near_examples: list[dict[str, Any]] = []
 
     # The first pass
@@ -319,6 +320,7 @@ class _Run:
         segments = np.concatenate([np.empty(0, first.SEGMENT), *self.segments])
         segments = segments[np.argsort(segments["bucket"], kind="stable")]
         parts = np.split(segments, np.searchsorted(segments["bucket"], range(1, 1 << self.bits)))
+        self.segments.clear()
         does = self.options.does
         last = not does("near") and not (does("tokens") and self.options.model)
         work = [
@@ -335,48 +337,47 @@ class _Run:
             )
             for number, part in enumerate(parts)
         ]
+        self.total, rows = second.Merged(), []
         for number, result in enumerate(self.over(second.run, work), 1):
-            self.merged.append(result)
+            rows.append(result.rows)
+            self.total.add(result)
             self.progress(f"merging duplicates: {number / len(work):.0%}")
         if last:
             return
-        gone = self._near(work) if does("near") else [[] for _ in work]
+        work = [bucket._replace(segments=segments[:0]) for bucket in work]  # for millions of rows they take much memory
+        del segments, parts
+        gone = self._near(tuple(rows)) if does("near") else [[] for _ in work]
         for number, result in enumerate(self.over(second.finish, list(zip(work, gone, strict=True))), 1):
-            before = self.merged[result.number]
-            self.merged[result.number] = replace(
-                result,
-                counts=before.counts + result.counts,
-                conflicts=before.conflicts,
-                conflict_examples=before.conflict_examples,
-            )
+            self.total.add(result)
             self.progress(f"counting tokens: {number / len(work):.0%}")
 
-    def _near(self, work: list[Any]) -> list[list[int]]:
+    def _near(self, counts: tuple[int, ...]) -> list[list[int]]:
         """Find near-duplicates; return the places to leave out of each bucket, and note each in its duplicates."""
         from temper.data import first, second, third
 
-        counts = tuple(result.rows for result in self.merged)
         self.progress("comparing near-duplicates")
         pairs = third.find(self.over, str(self.spool), counts)
         gone = third.resolve(pairs, any(table.held_out for table in self.tables))
         rows = third.Rows(str(self.spool), counts)
-        leaving: list[list[int]] = [[] for _ in work]
+        leaving: list[list[int]] = [[] for _ in counts]
         names = [table.name for table in self.tables]
-        notes: dict[int, list[bytes]] = {}
-        for row, (stays, kind, likeness) in sorted(gone.items()):
-            bucket, place = rows.place(row)
-            leaving[bucket].append(place)
-            self.merged[bucket].counts[kind] += 1
+
+        def note(row: int, stays: int, likeness: float, across: bool) -> bytes:
+            kind = "across_split" if across else "near"
+            self.total.counts[kind] += 1
             (file, line), (kept_file, kept_line) = rows.origin(row), rows.origin(stays)
             record = {"file": names[file], "line": line, "kind": kind, "kept_file": names[kept_file]}
             record |= {"kept_line": kept_line, "likeness": round(likeness, 3)}
-            notes.setdefault(bucket, []).append(first.dumps(record) + b"\n")
             if len(self.near_examples) < second.SHOWN:
                 example = {"kept": rows(stays)[0][:200], "left_out": rows(row)[0][:200], "likeness": round(likeness, 2)}
                 self.near_examples.append(example)
-        for bucket, lines in notes.items():
+            return first.dumps(record) + b"\n"
+
+        for bucket, group in itertools.groupby(gone, lambda each: rows.place(each[0])[0]):
+            left_out = list(group)
+            leaving[bucket] = [rows.place(row)[1] for row, *_ in left_out]
             with open(places.path(str(self.spool), "duplicates", bucket), "ab") as target:
-                target.write(b"".join(lines))
+                target.writelines(note(*each) for each in left_out)
         return leaving
 
     # The files
@@ -385,15 +386,14 @@ class _Run:
         """Put the buckets' parts together, and write dataset_info.json, report.json and report.html."""
         from temper.data import report
 
-        for result in self.merged:
-            self.account.counts += result.counts
+        self.account.counts += self.total.counts
         if self.account.counts["train"] == 0:
             raise DataError(
                 f"{self._where()}: no row is left to train on ({self.account.read} read)",
                 "give more rows, or lower data.eval_share (--eval_share)",
             )
         self.account.check()
-        places.together(len(self.merged))
+        places.together(1 << self.bits)
         if not self.options.does("checks"):
             (self.out / "checks.jsonl").unlink()
         preference = any("rejected" in table.shape.columns for table in self.tables)

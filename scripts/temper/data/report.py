@@ -7,7 +7,6 @@ from typing import Any
 
 from temper.data.near import THRESHOLD
 from temper.data.reasons import REASONS
-from temper.data.second import ROWS_SHOWN, SHOWN
 
 CHANGES = ("unicode", "line_ends", "full_width_space", "html", "blanks")
 BARS = 24  # of the histogram of tokens
@@ -43,7 +42,7 @@ def _tokens(run: Any) -> dict[str, Any] | None:
     options = run.options
     if not (options.model and options.does("tokens")):
         return None
-    sides: list[Counter[int]] = [sum((one.tokens[side] for one in run.merged), Counter()) for side in (0, 1)]
+    sides: tuple[Counter[int], Counter[int]] = run.total.tokens
     both = sides[0] + sides[1]
     width = max(1, -(-max(_quantile(both, 0.999), 1) // BARS)) if both else 1
     width = next(
@@ -55,24 +54,18 @@ def _tokens(run: Any) -> dict[str, Any] | None:
         for tokens, count in counts.items():
             bound = -(-max(tokens, 1) // width) * width if tokens <= last else max(both)
             bars.setdefault(bound, [0, 0])[side] += count
-    longest = sorted((item for one in run.merged for item in one.longest), key=lambda item: (-item[0], item[1]))[:10]
     return {
         "model": options.model_name or options.model.name,
         "cutoff_len": options.cutoff_len,
         "train": _statistics(sides[0], options.cutoff_len),
         "eval": _statistics(sides[1], options.cutoff_len),
         "histogram": [[bound, *bars.get(bound, [0, 0])] for bound in sorted({*bars, *range(width, last + 1, width)})],
-        "longest": [{"tokens": tokens, "question": text, "split": side} for tokens, text, side in longest],
+        "longest": [{"tokens": tokens, "question": text, "split": side} for tokens, text, side in run.total.longest],
     }
 
 
-def _characters(run: Any, what: str) -> list[list[int]]:
-    counts: Counter[int] = sum((one.lengths.get(what, Counter()) for one in run.merged), Counter())
+def _characters(counts: Counter[int]) -> list[list[int]]:
     return [[2**bits - 1, counts[bits]] for bits in range(1, max(counts, default=0) + 1)]
-
-
-def _first(run: Any, what: str, most: int) -> list[Any]:
-    return [item for one in run.merged for item in getattr(one, what)][:most]
 
 
 def build(run: Any) -> dict[str, Any]:
@@ -107,12 +100,12 @@ def build(run: Any) -> dict[str, Any]:
         "normalised": {key: run.changes[key] for key in CHANGES} if options.does("normalise") else None,
         "personal_data": personal if options.does("personal") else None,
         "conflicts": {
-            "questions": sum(one.conflicts for one in run.merged),
-            "examples": _first(run, "conflict_examples", SHOWN),
+            "questions": run.total.conflicts,
+            "examples": run.total.conflict_examples,
         },
         "near_duplicates": {"threshold": THRESHOLD, "examples": run.near_examples} if options.does("near") else None,
         "split": {"eval_share": options.eval_share, "given": any(table.held_out for table in run.tables)},
-        "characters": {what: _characters(run, what) for what in ("question", "answer")},
+        "characters": {what: _characters(counts) for what, counts in run.total.lengths.items()},
         "tokens": _tokens(run),
-        "examples": _first(run, "examples", ROWS_SHOWN),
+        "examples": run.total.examples,
     }

@@ -27,6 +27,7 @@ TRAIN, EVAL = 0, 1
 SIDES = ("train", "eval")
 ROWS_SHOWN = 6  # kept rows that a report lists
 SHOWN = 20  # examples of each kind that a report lists
+LONGEST = 10  # rows that a report lists
 
 
 class Bucket(NamedTuple):
@@ -45,17 +46,31 @@ class Bucket(NamedTuple):
 
 @dataclass
 class Merged:
-    """What became of a bucket."""
+    """What became of a bucket, or of all."""
 
-    number: int
     rows: int = 0  # kept so far
     counts: Counter[str] = field(default_factory=Counter)  # exact, near, across_split; train, eval
     conflicts: int = 0
     conflict_examples: list[dict[str, Any]] = field(default_factory=list)
-    lengths: dict[str, Counter[int]] = field(default_factory=dict)  # of question and answer: bits of their length
+    lengths: dict[str, Counter[int]] = field(
+        default_factory=lambda: {"question": Counter(), "answer": Counter()}
+    )  # bits
     tokens: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))  # by side
     longest: list[tuple[int, str, str]] = field(default_factory=list)  # tokens, question, side
     examples: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, other: Merged) -> None:
+        """Take in what became of the next bucket, keeping as much as a report shows."""
+        self.rows += other.rows
+        self.counts += other.counts
+        self.conflicts += other.conflicts
+        for what, counts in other.lengths.items():
+            self.lengths[what] += counts
+        for side, counts in enumerate(other.tokens):
+            self.tokens[side].update(counts)
+        self.conflict_examples += other.conflict_examples[: SHOWN - len(self.conflict_examples)]
+        self.examples += other.examples[: ROWS_SHOWN - len(self.examples)]
+        self.longest = sorted(self.longest + other.longest, key=lambda item: (-item[0], item[1]))[:LONGEST]
 
 
 RECORD = b'{"file":%s,"line":%d,"kind":"%s","kept_file":%s,"kept_line":%d}\n'
@@ -242,7 +257,7 @@ def _conflicts(rows: list[tuple[list[int], dict[str, Any]]], names: tuple[str, .
 
 def run(bucket: Bucket) -> Merged:
     """Merge the equal rows of a bucket; write what is kept to the files, or beside them when more is to be done."""
-    result = Merged(bucket.number)
+    result = Merged()
     with places.turn(bucket.number) if bucket.last else nullcontext():
         kept, duplicates, conflicts = _merge(bucket, result)
         result.rows = len(kept.table)
@@ -285,7 +300,7 @@ def load(bucket: Bucket) -> Sorted:
 def finish(work: tuple[Bucket, list[int]]) -> Merged:
     """Write the rows that `save` kept, but for those at the places given."""
     bucket, gone = work
-    result = Merged(bucket.number)
+    result = Merged()
     with places.turn(bucket.number):
         data, table = load(bucket)
         left = Sorted(data, np.delete(table, gone, axis=0))
@@ -326,7 +341,6 @@ def emit(bucket: Bucket, kept: Sorted, result: Merged, more: Mapping[str, bytes]
 
 def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged) -> dict[str, bytes]:
     options, sides = bucket.options, kept.table[:, SIDE].tolist()
-    result.lengths = {"question": Counter(), "answer": Counter()}
     rows = []
     written: dict[str, list[bytes]] = {name: [] for name in (*SIDES, "checks")}
     for row, side in zip(kept.rows(), sides, strict=True):
@@ -349,7 +363,7 @@ def _emit_slowly(bucket: Bucket, kept: Sorted, result: Merged) -> dict[str, byte
         counted = counter(options.model).count(rows)
         for side, tokens in zip(sides, counted, strict=True):
             result.tokens[side][tokens] += 1
-        ranked = sorted(range(len(rows)), key=lambda i: -counted[i])[:10]
+        ranked = sorted(range(len(rows)), key=lambda i: -counted[i])[:LONGEST]
         result.longest = [(counted[i], question(rows[i])[:200], SIDES[sides[i]]) for i in ranked]
     return {name: b"\n".join([*part, b""]) for name, part in written.items()}
 

@@ -51,6 +51,9 @@ NEAR = np.dtype(
 )
 
 
+GONE = np.dtype([("row", "i8"), ("stays", "i8"), ("likeness", "f8"), ("across", "?")])
+
+
 def _distinct(pairs: np.ndarray) -> np.ndarray:
     """Return the pairs in order, each once; numpy's unique() takes ten times as long on such numbers."""
     pairs = np.sort(pairs)
@@ -150,7 +153,7 @@ class Rows:
     def __call__(self, row: int) -> tuple[str, str, int, Any]:
         """Return question, answer, side and context of a row."""
         if row not in self.known:
-            if len(self.known) > 20_000:
+            if len(self.known) > 5_000:
                 self.known.clear()
             number, at = self.place(row)
             bucket = _bucket(self.folder, number)
@@ -167,6 +170,8 @@ def compare(work: Pairs) -> np.ndarray:
         if (likeness := near.likeness(one[0], other[0])) >= near.THRESHOLD:
             same = one[3] == other[3] and (one[1] == other[1] or near.likeness(one[1], other[1]) >= near.THRESHOLD)
             found.append((first, second, likeness, same, one[2] != other[2], one[2] == EVAL))
+    del rows
+    trim()
     return np.array(found, NEAR)
 
 
@@ -184,23 +189,27 @@ def find(over: Map, folder: str, counts: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.empty(0, NEAR), *over(compare, pieces)])
 
 
-def resolve(pairs: np.ndarray, given: bool) -> dict[int, tuple[int, str, float]]:
-    """Return the rows to leave out: row to (row that stays, near or across_split, likeness).
+def resolve(pairs: np.ndarray, given: bool) -> Iterator[tuple[int, int, float, bool]]:
+    """Yield the rows to leave out in their order: row, row that stays, likeness, whether the two were across the split.
 
     A row goes when one before it in the order stays, asks and answers nearly the same, and is on its side. Then, where
     questions on both sides of the split are near, the held-out row goes; with a `given` file of rows to evaluate on,
     the row to train on.
     """
-    gone: dict[int, tuple[int, str, float]] = {}
+    gone: set[int] = set()
     alike, across = pairs[pairs["same_answer"] & ~pairs["across"]], pairs[pairs["across"]]
+    found, count = np.empty(len(alike) + len(across), GONE), 0
     for first, second, likeness, *_ in _each(alike[np.lexsort((alike["first"], alike["second"]))]):
         if first not in gone and second not in gone:
-            gone[second] = first, "near", likeness
+            gone.add(second)
+            found[count], count = (second, first, likeness, False), count + 1
     for first, second, likeness, _, _, first_held in _each(across):
         if first not in gone and second not in gone:
             leaves, stays = (first, second) if first_held != given else (second, first)
-            gone[leaves] = stays, "across_split", likeness
-    return gone
+            gone.add(leaves)
+            found[count], count = (leaves, stays, likeness, True), count + 1
+    found = found[:count]
+    return _each(found[np.argsort(found["row"])])
 
 
 def _each(pairs: np.ndarray) -> Iterator[Any]:
