@@ -22,6 +22,7 @@ from temper.data.first import INDEX, MARK, dumps
 from temper.data.gather import gather
 from temper.data.options import Options
 from temper.data.places import path
+from temper.data.workers import trim
 
 TRAIN, EVAL = 0, 1
 SIDES = ("train", "eval")
@@ -306,6 +307,7 @@ def finish(work: tuple[Bucket, list[int]]) -> Merged:
         left = Sorted(data, np.delete(table, gone, axis=0))
         parts = {kind: path(bucket.folder, kind, bucket.number).read_bytes() for kind in ("duplicates", "conflicts")}
         emit(bucket, left, result, parts)
+    trim()
     return result
 
 

@@ -44,6 +44,7 @@ def _begin(parent: int) -> None:
 
     from temper import child
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
     ctypes.CDLL(None).prctl(child.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     if os.getppid() != parent:
