@@ -84,7 +84,7 @@ verify: $(VENV)/installed  ## hash every result again and compare with its manif
 	@$(TEMPER) verify $(ARGS)
 
 ##@ Use it
-.PHONY: serve ask stop logs status
+.PHONY: serve ask stop bench logs status
 serve: $(STATE)/merge.done  ## an HTTP endpoint with TGI's API, on loopback, ready once the golden answers agree
 	@$(TEMPER) serve $(ARGS)
 
@@ -93,6 +93,9 @@ ask: $(VENV)/installed  ## ask the running server: make ask Q='How long is the r
 
 stop: $(VENV)/installed  ## stop the server
 	@$(TEMPER) stop $(ARGS)
+
+bench: .venv/installed  ## time to first token and tokens per second of any server: make bench BENCH='--url vllm=http://…'
+	@.venv/bin/python scripts/bench/serve.py $(BENCH)
 
 logs: $(VENV)/installed  ## the server's log
 	@$(TEMPER) logs $(ARGS)

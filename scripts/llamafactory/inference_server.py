@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   curl http://localhost:8000/health
   python scripts/llamafactory/inference_server.py --create_client && python client.py "Who are you?"
 
-Speaks the HTTP API of TGI 3.3.7: /health /info /generate /generate_stream /v1/chat/completions.
+Speaks the HTTP API of TGI 3.3.7, listed at /docs; a page to chat with at /ui.
 More options, passed on as they are: python -m temper.serve --help (with PYTHONPATH=scripts)."""
 
 

@@ -53,7 +53,7 @@ def by_variables(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         MAX_CONCURRENT_REQUESTS="7",
         MAX_STOP_SEQUENCES="2",
         MAX_CLIENT_BATCH_SIZE="3",
-        MAX_BEST_OF="2",
+        MAX_BEST_OF="3",
         PAYLOAD_LIMIT="2000",
         DTYPE="float16",
         API_KEY=KEY,
@@ -70,7 +70,7 @@ def by_flags(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     argv = [
         *("--model-id", str(folder), "-p", str(port), "--hostname=127.0.0.1", "--max-input-tokens=1800"),
         *("--max-total-tokens", "1900", "--graceful-termination-timeout", "0", f"--api-key={KEY}"),
-        *("--num-shard", "1", "--usage-stats=off", "--trust-remote-code", "--max-best-of", "2"),
+        *("--num-shard", "1", "--usage-stats=off", "--trust-remote-code", "--speculate", "2"),
         *("--ngrok-authtoken", "Token-of-ngrok", "--json-output", "--cuda-graphs", "0"),
     ]
     other = {"MODEL_ID": "/nowhere", "PORT": "1", "HOSTNAME": "127.0.0.9", "API_KEY": "another"}
@@ -116,7 +116,7 @@ def test_variables_alone_start_a_server(by_variables: Running, folder: Path) -> 
         "max_concurrent_requests": 7,
         "max_stop_sequences": 2,
         "max_client_batch_size": 3,
-        "max_best_of": 1,  # this server gives one answer, whatever the variable says
+        "max_best_of": 3,
     }
     assert {name: info[name] for name in expected} == expected
     with pytest.raises(httpx.ConnectError):
@@ -158,7 +158,7 @@ def test_flags_of_tgi_alone_are_named_in_one_line(by_flags: Running) -> None:
     assert len(lines) == 1 and lines[0].startswith("warning: ignored, of TGI only: ")
     assert set(lines[0].removeprefix("warning: ignored, of TGI only: ").split(", ")) == {
         "--num-shard 1",
-        "--max-best-of 2",
+        "--speculate 2",
         "--cuda-graphs 0",
         "--usage-stats off",
         "--ngrok-authtoken …",

@@ -109,12 +109,17 @@ def _serve(base_image: str, say: Callable[[str], None]) -> Image:
 
 def code_digest() -> str:
     """Stand for the bytes of this repository's package."""
-    return digests.of_value([[str(path.relative_to(CODE)), digests.of(path)] for path in sorted(CODE.rglob("*.py"))])
+    return digests.of_value([[str(path.relative_to(CODE)), digests.of(path)] for path in sorted(_files(CODE))])
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a copy of this repository's package."""
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
 
 def _code(root: Layer, group: Group, work: Path) -> None:
     shutil.copytree(CODE, work / wheels.SITE / "temper", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in work.rglob("*.py"):
+    for path in _files(work):
         path.chmod(0o644)  # a checkout's modes follow the umask it was made with
     wheels.compile_all(_root(root), work, wheels.SITE)
     _plain_modes(work)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from temper.serve.engine import Engine
 
 
+TOGETHER = 8  # requests of the longest kind that have room together, where memory allows
+
+
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     """Return what the command line and TGI's environment variables say; a given `argv` counts alone."""
     return launcher.read(argv)
@@ -107,14 +110,27 @@ def run() -> int:
 
 def _engine(given: argparse.Namespace, model: Path, threads: int) -> Engine:
     """Return a loaded engine that has made a token, so that the first request finds everything in place."""
+    from temper.serve import runner
     from temper.serve.engine import Engine
     from temper.serve.load import load
+    from temper.serve.metrics import Metrics
     from temper.serve.validate import Limits
 
     loaded = load(model, given.dtype, threads)
-    further = ("max_concurrent_requests", "max_stop_sequences", "max_client_batch_size")
-    allowed = Limits(*limits(given, loaded.positions), **{name: getattr(given, name) for name in further})
-    engine = Engine(loaded, allowed)
+    allowed = Limits(
+        *limits(given, loaded.positions),
+        given.max_concurrent_requests,
+        given.max_best_of,
+        given.max_stop_sequences,
+        given.max_top_n_tokens,
+        given.max_client_batch_size,
+        not given.disable_grammar_support,
+    )
+    most = launcher.named(given, "max_batch_total_tokens")
+    if given.max_batch_total_tokens and given.max_batch_total_tokens < allowed.max_total_tokens:
+        raise UsageError(f"{most} is less than what one request may have ({allowed.max_total_tokens})", "set it higher")
+    tokens = given.max_batch_total_tokens or min(TOGETHER * allowed.max_total_tokens, runner.fitting(loaded.model))
+    engine = Engine(loaded, allowed, tokens, Metrics(allowed))
     engine.healthy = False
     if not engine.probe():
         raise ServeError(f"{given.model_id} loads, but makes no token", "run: make verify")
@@ -123,14 +139,19 @@ def _engine(given: argparse.Namespace, model: Path, threads: int) -> Engine:
 
 def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key: str | None) -> None:
     import uvicorn
+    from fastapi import Depends
 
-    from temper.serve import reading
-    from temper.serve.api import Server, create_app
+    from temper.serve import patience, reading, ui
+    from temper.serve.api import Server, create_app, require_key
 
-    reading.PAYLOAD_LIMIT = given.payload_limit
-    app = create_app(Server(engine, given.served_model_name or given.model_id, key))
+    reading.PAYLOAD_LIMIT, reading.PATIENCE_S = given.payload_limit, given.client_timeout
+    name, origins = given.served_model_name or given.model_id, given.cors_allow_origin or ()
+    app = create_app(Server(engine, name, key, engine.metrics, origins))
+    ui.add(app, name, ui.peers(os.environ.get(ui.PEERS, "")), [Depends(require_key)])
     config = uvicorn.Config(
         app,
+        http=patience.protocol(given.client_timeout),
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",

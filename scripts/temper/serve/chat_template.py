@@ -8,14 +8,17 @@ on that is a matter for the gate, not for this server.
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from temper.serve import faults
-from temper.serve.bodies import Message
+from temper.serve import faults, tools
+from temper.serve.bodies import Message, Tool
+from temper.serve.fields import compact
 
 
 def read(folder: Path) -> str | None:
@@ -37,16 +40,27 @@ def _of_file(path: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def render(tokenizer: Any, template: str | None, messages: Sequence[Message]) -> str:
+def render(
+    tokenizer: Any,
+    template: str | None,
+    messages: Sequence[Message],
+    offered: Sequence[Tool] = (),
+    tool_prompt: str | None = None,
+) -> str:
     """Return the prompt for `messages`, ready for an answer; a last assistant message is continued.
 
+    Tools go to a template that asks for them, else into the last message; `tool_prompt` follows there in any case.
     Raises Fault (422, template_error) without a template and for messages that it refuses.
     """
     if template is None:
         raise faults.template("template not found")
     turns = [{"role": message.role, "content": message.content} for message in messages]
+    listed = [tool.as_json() for tool in offered]
     try:
-        text = _apply(tokenizer, template, turns)
+        if listed and messages and not messages[-1].calls:
+            shown = "" if _asks_for_tools(template) else f"{compact(listed)}\n"
+            turns[-1]["content"] += f"\n---\n{shown}{tool_prompt or tools.PROMPT}"
+        text = _apply(tokenizer, template, turns, listed)
     except Exception as error:  # a template may fail with anything, from its own raise_exception to a TypeError
         raise faults.template(_reason(error)) from None
     if turns and turns[-1]["role"] == "assistant":
@@ -54,9 +68,21 @@ def render(tokenizer: Any, template: str | None, messages: Sequence[Message]) ->
     return text
 
 
-def _apply(tokenizer: Any, template: str, turns: list[dict[str, str]]) -> str:
+@functools.cache
+def _asks_for_tools(template: str) -> bool:
+    import jinja2.meta
+
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
+    parsed = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    return "tools" in jinja2.meta.find_undeclared_variables(parsed)
+
+
+def _apply(tokenizer: Any, template: str, turns: list[dict[str, str]], listed: list[dict[str, Any]]) -> str:
     """Render in transformers' sandbox; a template may not reach beyond its inputs."""
-    return str(tokenizer.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False))
+    several = tokenizer.apply_chat_template(  # in a list of one: it fails on a conversation without messages
+        [turns], tools=listed or None, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
+    return str(several[0])
 
 
 def _continued(text: str, content: str) -> str:

@@ -1,7 +1,8 @@
-"""Run a loaded model for several requests: one worker thread, each request a step at a time in turn.
+"""Run a loaded model for several requests at once: one worker thread, a token for each request in every step.
 
-Every request has its own cache and its own forward passes, so an answer never depends on what else is running, and a
-greedy one equals `transformers.generate(do_sample=False)` token for token.
+New requests join between two steps, in the order they came, when there is room for their longest answer; room is all
+that is ever taken, so memory is known at the start. A greedy answer equals `transformers.generate(do_sample=False)`
+token for token, whatever else is running.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temper.serve import faults
 from temper.serve.faults import Fault
@@ -22,9 +23,13 @@ from temper.serve.sampling import Chooser
 from temper.serve.stream import Ending, Pieces
 from temper.serve.validate import Limits, Prompt, Valid
 
-# Requests that take turns; the others wait in order. More would only grow the memory of caches: on a CPU each
-# step costs a pass over the weights, however many take turns.
-TURNS = 8
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from temper.serve.metrics import Metrics
+    from temper.serve.runner import Place
+
+MOST = 32  # requests that run together; the others wait in order
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Step:
 
     token: Token
     end: End | None
+    top: tuple[Token, ...] = ()  # the likeliest tokens of this place, where they were asked for
 
 
 @dataclass
@@ -73,11 +79,8 @@ class Job:
 class _State:
     """What a running request keeps between its steps."""
 
-    def __init__(self, loaded: Loaded, wanted: Valid) -> None:
-        from transformers import DynamicCache
-
-        self.cache = DynamicCache(config=loaded.model.config)
-        self.ids, self.fresh = list(wanted.input_ids), list(wanted.input_ids)  # fresh: not yet seen by the model
+    def __init__(self, loaded: Loaded, wanted: Valid, place: Place) -> None:
+        self.place, self.ids = place, list(wanted.input_ids)
         self.choose = Chooser(wanted)
         self.pieces = Pieces(loaded.tokenizer, wanted.input_ids)
         self.ending = Ending(wanted.max_new_tokens, loaded.eos, wanted.stop)
@@ -96,13 +99,18 @@ def short(value: float) -> float | None:
 class Engine:
     """The model, its worker thread, and the count of requests let in."""
 
-    def __init__(self, loaded: Loaded, limits: Limits) -> None:
-        self.loaded, self.limits = loaded, limits
+    def __init__(self, loaded: Loaded, limits: Limits, tokens: int, metrics: Metrics) -> None:
+        """Take memory for so many tokens of prompts and answers: at least those of the longest request."""
+        from temper.serve import runner
+
+        self.loaded, self.limits, self.metrics = loaded, limits, metrics
+        self.runner = runner.make(loaded.model, tokens)
         self.healthy = True
         self._inside = 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._turns: deque[Job] = deque()
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -148,66 +156,110 @@ class Engine:
 
         with torch.inference_mode():
             while self._admit():
-                for _ in range(len(self._turns)):
-                    job = self._turns.popleft()
-                    if not job.cancelled and self._advance(job):
-                        self._turns.append(job)
+                for job in [job for job in self._running if job.cancelled]:
+                    self._leave(job)
+                if self._running:
+                    self._pass(self._running, "decode")
 
     def _admit(self) -> bool:
-        """Let waiting jobs take part, blocking while there is nothing to do; False: the engine stops."""
-        while len(self._turns) < TURNS:
+        """Let waiting requests join, blocking while there is nothing to do; False: the engine stops."""
+        while True:
             try:
-                job = self._queue.get(block=not self._turns)
+                job = self._queue.get(block=not (self._waiting or self._running))
+                if job is None:
+                    return False
+                self._waiting.append(job)
+                continue
             except queue.Empty:
-                break
-            if job is None:
-                return False
-            if not job.cancelled:
-                self._turns.append(job)
+                pass
+            while self._waiting and len(self._running) < MOST and self._join(self._waiting[0]):
+                self._waiting.popleft()
+            self._tell()
+            return True
+
+    def _join(self, job: Job) -> bool:
+        """Make a request's first token; False while there is no room for it."""
+        if job.cancelled:
+            return True
+        began, others = time.monotonic(), bool(self._running)
+        ids, room = job.wanted.input_ids, len(job.wanted.input_ids) + job.wanted.max_new_tokens
+        place = self.runner.start([] if job.wanted.prefill else ids, room)
+        if place is None:
+            return False
+        self._running.append(job)
+        try:
+            job.state = _State(self.loaded, job.wanted, place)
+        except Exception as error:  # of this request alone
+            self.runner.finish(place)
+            self._fail(job, error)
+            return True
+        self._pass([job], "prefill")
+        if others:
+            self.metrics.concat("backpressure", time.monotonic() - began)
         return True
 
-    def _advance(self, job: Job) -> bool:
-        """Make one token for `job`; return whether it goes on."""
-        try:
-            step = self._step(job)
-        except Exception as error:  # one request's failure must not end the others
-            self.healthy = False
-            job.emit(faults.generation(f"{type(error).__name__}: {error}"))
-            return False
-        job.emit(step)
-        return step.end is None
+    def _tell(self) -> None:
+        self.metrics.queue_size(len(self._waiting))
+        self.metrics.batch_size(len(self._running), sum(job.state.place.room for job in self._running if job.state))
 
-    def _step(self, job: Job) -> Step:
-        state = job.state = job.state or _State(self.loaded, job.wanted)
-        logits = self._forward(state, job.wanted.prefill and not state.made)
-        token, logprob = state.choose(state.ids, logits)
+    def _pass(self, jobs: Sequence[Job], method: str) -> None:
+        """Make one token for each of the jobs."""
+        began, jobs = time.monotonic(), list(jobs)
+        try:
+            logits = self._forward(jobs)
+        except Exception as error:  # a failure must end these requests, not the server
+            for job in jobs:
+                self._fail(job, error)
+            self.metrics.batch_failed(method)
+            return
+        passed = time.monotonic()
+        for job, row in zip(jobs, logits, strict=True):
+            try:
+                step = self._step(job, row)
+            except Exception as error:  # of this request alone
+                self._fail(job, error)
+                continue
+            if step.end:
+                self._leave(job)
+            job.emit(step)
+        ended = time.monotonic()
+        self.metrics.batch(method, len(jobs), ended - began, passed - began, ended - passed)
+
+    def _forward(self, jobs: Sequence[Job]) -> Tensor:
+        """Return float32 logits [jobs, vocabulary] after all tokens so far; keep a prompt's own when wanted."""
+        states = [(job.wanted, job.state) for job in jobs if job.state]
+        parts = [(state.place, state.ids[state.place.length :]) for _, state in states]
+        wanted, state = states[0]
+        if not (wanted.prefill and not state.made):
+            return self.runner.forward(parts)
+        logits = self.runner.forward(parts, every=True)
+        state.prefill = self._prefill(state.ids, logits)
+        return logits[-1:]
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self.healthy = False
+        self._leave(job)
+        job.emit(faults.generation(f"{type(error).__name__}: {error}"))
+
+    def _leave(self, job: Job) -> None:
+        self._running.remove(job)
+        if job.state:
+            self.runner.finish(job.state.place)
+
+    def _step(self, job: Job, logits: Tensor) -> Step:
+        state = job.state
+        assert state
+        token, logprob, likeliest = state.choose(state.ids, logits)
         state.ids.append(token)
-        state.fresh = [token]
         state.made += 1
         text = state.pieces.push(token)
         reason = state.ending.push(token, text)
+        special, decode = self.loaded.special, self.loaded.tokenizer.decode
         return Step(
-            Token(token, text, short(logprob), token in self.loaded.special),
+            Token(token, text, short(logprob), token in special),
             self._end(job, state, reason) if reason else None,
+            tuple(Token(each, decode([each]), short(value), each in special) for each, value in likeliest),
         )
-
-    def _forward(self, state: _State, prefill: bool) -> Any:
-        """Return float32 logits [vocabulary] after the fresh tokens; keep the prompt's own when `prefill`."""
-        import torch
-
-        logits = (
-            self.loaded.model(
-                input_ids=torch.tensor([state.fresh]),
-                past_key_values=state.cache,
-                use_cache=True,
-                logits_to_keep=0 if prefill else 1,
-            )
-            .logits[0]
-            .float()
-        )
-        if prefill:
-            state.prefill = self._prefill(state.fresh, logits)
-        return logits[-1]
 
     def _prefill(self, ids: list[int], logits: Any) -> list[Token]:
         logs = logits.log_softmax(-1)

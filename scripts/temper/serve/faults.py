@@ -41,8 +41,20 @@ def template(message: str) -> Fault:
 
 
 def tool(message: str) -> Fault:
-    """Return the fault for a request with tools."""
+    """Return the fault for tools that cannot be offered, or a call that cannot be read."""
     return Fault(422, "tool_error", f"Tool error: {message}")
+
+
+def suffix() -> Fault:
+    """Return the fault for a completion that should end in a given text."""
+    text = "Suffix is not supported and can be achieved by preprocessing the prompt."
+    return Fault(422, "suffix not supported", text)
+
+
+def too_many_prompts(limit: int) -> Fault:
+    """Return the fault for more prompts than max_client_batch_size."""
+    text = f"Number of prompts exceeds the maximum allowed batch size of {limit}"
+    return Fault(422, "batch size exceeded", text)
 
 
 def overloaded() -> Fault:
@@ -53,6 +65,11 @@ def overloaded() -> Fault:
 def generation(message: str) -> Fault:
     """Return the fault for a model that failed while it answered."""
     return Fault(424, "generation", f"Request failed during generation: {message}")
+
+
+def internal() -> Fault:
+    """Return the fault for an error of this program; what it was is in the log only."""
+    return Fault(500, "internal", "Internal server error")
 
 
 def unhealthy() -> Fault:

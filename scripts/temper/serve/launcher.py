@@ -10,6 +10,7 @@ import argparse
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,22 @@ def dtype(text: str) -> str:
     return text
 
 
+def switch(text: str) -> bool:
+    """Return what a variable says that stands for a flag without a value."""
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return known[text.lower()]
+
+
+def origins(text: str) -> list[str]:
+    """Return the origins in a list with commas; each is named in full, none stands for all."""
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    if wrong := [each for each in found if not re.fullmatch(r"https?://[^\s/*?#@]+", each)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not an origin such as https://chat.example:8443")
+    return found
+
+
 @dataclass(frozen=True)
 class Option:
     """An option that counts; with `variable` it is also read from the environment, by its name in upper case."""
@@ -74,10 +91,27 @@ OPTIONS = (
     Option(
         "--max-total-tokens", f"prompt and answer together (default: {DEFAULT_TOTAL}, or the model's limit)", whole(2)
     ),
+    Option(
+        "--max-batch-total-tokens",
+        "prompts and answers of all running requests; takes memory (default: eight of the longest, if that fits)",
+        whole(2),
+    ),
     Option("--max-concurrent-requests", "further ones get 429", whole(1), 128),
+    Option("--max-best-of", "answers a request may have made to choose from", whole(1), 2),
     Option("--max-stop-sequences", "stop sequences a request may have", whole(0), 4),
-    Option("--max-client-batch-size", "told in /info", whole(1), 4),
+    Option("--max-top-n-tokens", "likeliest tokens a request may be told for each place", whole(0), 5),
+    Option("--max-client-batch-size", "prompts a request to /v1/completions may have", whole(1), 4),
+    Option("--disable-grammar-support", "refuse grammars and response formats", switch),
     Option("--payload-limit", "longest request body, bytes", whole(1), 2_000_000),
+    Option(
+        "--client-timeout", "seconds for a request to arrive, or an answer to be taken", whole(1), 30, variable=False
+    ),
+    Option(
+        "--cors-allow-origin",
+        "origins whose pages may ask from a browser, with commas or the flag again; unlike in TGI none by default",
+        origins,
+        metavar="URL",
+    ),
     Option("--graceful-termination-timeout -g", "seconds for answers under way after SIGTERM", whole(0), GRACE_S),
     Option("--dtype", "auto (as the weights), float32 or bfloat16", dtype, "auto", "NAME"),
     Option("--threads", "CPU threads (default: OMP_NUM_THREADS, else the CPUs at hand)", whole(1), variable=False),
@@ -90,17 +124,15 @@ OPTIONS = (
     ),
     Option("--api-key", "the key itself; better a file, as others can read this line", metavar="KEY", variable=False),
 )
-# The rest of TGI's. Best-of and top-n are here because this server gives one answer, and no second choices.
+# The rest of TGI's.
 _VALUED = (
-    "revision validation-workers sharded num-shard quantize speculate kv-cache-dtype max-best-of max-top-n-tokens "
-    "waiting-served-ratio max-batch-prefill-tokens max-batch-total-tokens max-waiting-tokens max-batch-size "
+    "revision validation-workers sharded num-shard quantize speculate kv-cache-dtype "
+    "waiting-served-ratio max-batch-prefill-tokens max-waiting-tokens max-batch-size "
     "cuda-graphs prometheus-port shard-uds-path master-addr master-port huggingface-hub-cache weights-cache-override "
-    "cuda-memory-fraction rope-scaling rope-factor otlp-endpoint otlp-service-name cors-allow-origin watermark-gamma "
+    "cuda-memory-fraction rope-scaling rope-factor otlp-endpoint otlp-service-name watermark-gamma "
     "watermark-delta ngrok-authtoken ngrok-edge tokenizer-config-path lora-adapters usage-stats"
 )
-_SWITCHES = (
-    "trust-remote-code disable-custom-kernels json-output ngrok disable-grammar-support env enable-prefill-logprobs"
-)
+_SWITCHES = "trust-remote-code disable-custom-kernels json-output ngrok env enable-prefill-logprobs"
 VALUED, SWITCHES = tuple(_VALUED.split()), tuple(_SWITCHES.split())
 SHOWN = {"trust-remote-code": "--trust-remote-code (never done)", "ngrok-authtoken": "--ngrok-authtoken …"}
 # All of TGI's that count: to be taken out of an environment that is not meant for this server.
@@ -126,13 +158,21 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     for option in OPTIONS:
         default = "" if option.default is None else f" (default: {option.default})"
-        add(*option.flags.split(), type=option.read, metavar=option.metavar, help=option.help + default)
+        add(*option.flags.split(), help=option.help + default, **_kind(option))
     for name in VALUED:
         add(f"--{name}", help=argparse.SUPPRESS)
     for name in SWITCHES:
         add(f"--{name}", *(["-e"] if name == "env" else []), action="store_true", help=argparse.SUPPRESS)
     add("--version", "-V", action="version", version=f"temper {__version__}")
     return parser
+
+
+def _kind(option: Option) -> dict[str, Any]:
+    """Return how argparse reads an option."""
+    if option.read is switch:
+        return {"action": "store_const", "const": True}
+    kind = {"type": option.read, "metavar": option.metavar}
+    return {**kind, "action": "extend"} if option.read is origins else kind
 
 
 def read(argv: list[str] | None = None) -> argparse.Namespace:

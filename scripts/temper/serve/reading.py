@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, TypeVar
 
@@ -9,20 +10,26 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from temper.serve.bodies import seen
 from temper.serve.faults import Rejection
+from temper.serve.fields import seen
 
 PAYLOAD_LIMIT = 2_000_000  # bytes, TGI's --payload-limit
+PATIENCE_S = 30.0  # how long a body may take to arrive; TGI waits for ever
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read(request: Request, kind: type[Body]) -> Body:
-    """Return the body as `kind`; Rejection with 400, 413, 415 or 422 when it is not one."""
+    """Return the body as `kind`; Rejection with 400, 408, 413, 415 or 422 when it is not one."""
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not media.startswith("application/") or not (media == "application/json" or media.endswith("+json")):
         raise Rejection(415, "Expected request with `Content-Type: application/json`")
-    return parse(await _bytes(request), kind)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            raw = await _bytes(request)
+    except TimeoutError:
+        raise Rejection(408, f"Failed to buffer the request body: not complete after {PATIENCE_S:g} s") from None
+    return parse(raw, kind)
 
 
 async def _bytes(request: Request) -> bytes:

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from temper.serve.validate import Valid
 
 if TYPE_CHECKING:
+    from llguidance import LLMatcher
     from torch import Tensor
+
+# TGI's watermark (arXiv:2301.10226): by the token before, GAMMA of the vocabulary gain DELTA.
+GAMMA, DELTA, HASH_KEY = 0.5, 2.0, 15485863
+
+
+class Choice(NamedTuple):
+    """A token and its log probability after all warping, and those of the likeliest where they are wanted."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
 
 
 class Chooser:
-    """Turns logits into a token for one request; holds its random numbers."""
+    """Turns logits into a token for one request; holds its random numbers and its place in its grammar."""
 
     def __init__(self, wanted: Valid) -> None:
         import torch
 
         self.wanted = wanted
         self.generator = torch.Generator("cpu").manual_seed(wanted.seed) if wanted.sampling else None
+        self.matcher = wanted.grammar.deep_copy() if wanted.grammar else None
 
-    def __call__(self, ids: list[int], logits: Tensor) -> tuple[int, float]:
-        """Return the token and its log probability after all warping.
+    def __call__(self, ids: list[int], logits: Tensor) -> Choice:
+        """Choose a token; RuntimeError for a grammar that cannot be followed any further.
 
         `ids` are prompt and answer so far; `logits` is float32 [vocabulary].
         """
-        scores = _warp(_penalise(logits, ids, self.wanted), self.wanted)
+        scores = _penalise(_watermark(logits, ids) if self.wanted.watermark else logits, ids, self.wanted)
+        if self.matcher:
+            scores = _allowed(scores, self.matcher)
+        scores = _warp(scores, self.wanted)
         token = int(scores.argmax()) if self.generator is None else self._draw(scores)
-        return token, float(scores.log_softmax(-1)[token])
+        if self.matcher and not self.matcher.consume_token(token):
+            raise RuntimeError(self.matcher.get_error())
+        logprobs = scores.log_softmax(-1)
+        return Choice(token, float(logprobs[token]), _top(logprobs, self.wanted.top))
 
     def _draw(self, scores: Tensor) -> int:
         """Draw by the exponential race: equal in law to multinomial, and equal to TGI's for a seed."""
@@ -34,6 +53,34 @@ class Chooser:
 
         race = torch.empty_like(scores).exponential_(1, generator=self.generator)
         return int((scores.softmax(-1) / race).argmax())
+
+
+def _watermark(scores: Tensor, ids: list[int]) -> Tensor:
+    import torch
+
+    order = torch.randperm(len(scores), generator=torch.Generator("cpu").manual_seed(HASH_KEY * ids[-1]))
+    return scores.index_add(0, order[: int(len(scores) * GAMMA)], torch.tensor(DELTA).expand(int(len(scores) * GAMMA)))
+
+
+def _allowed(scores: Tensor, matcher: LLMatcher) -> Tensor:
+    """Leave the tokens with which the grammar goes on, or the end tokens where it is complete."""
+    import numpy
+    import torch
+
+    mask = numpy.frombuffer(matcher.compute_bitmask(), numpy.uint8)
+    if matcher.is_error():
+        raise RuntimeError(matcher.get_error())
+    refused = numpy.unpackbits(mask, bitorder="little", count=len(scores)) == 0
+    return scores.masked_fill(torch.from_numpy(refused), float("-inf"))
+
+
+def _top(logprobs: Tensor, count: int) -> list[tuple[int, float]]:
+    """Return the `count` likeliest tokens, and those as likely as the last of them; never an impossible one."""
+    if not count:
+        return []
+    least = logprobs.topk(min(count, len(logprobs))).values[-1].clamp(min=-3e38)
+    found = logprobs.topk(int((logprobs >= least).sum()))
+    return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
 def _penalise(scores: Tensor, ids: list[int], wanted: Valid) -> Tensor:

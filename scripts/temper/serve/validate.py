@@ -1,17 +1,17 @@
-"""TGI's checks of a request, in TGI's order and words (router/src/validation.rs), and what is not offered yet.
-
-Not offered yet, and refused as a TGI started without them refuses: best_of above 1 (--max-best-of 1), top_n_tokens
-(--max-top-n-tokens 0), grammars (--disable-grammar-support). Tools, watermark and adapter_id have no such switch.
-"""
+"""TGI's checks of a request, in TGI's order and words (router/src/validation.rs)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from temper.serve import faults
-from temper.serve.bodies import ChatRequest, GenerateParameters, Message
+from temper.serve.bodies import GenerateParameters, GrammarType
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 # TGI checks room for this many tokens and asks again each time they are used up.
 CHUNK = 1024
@@ -24,10 +24,11 @@ class Limits:
     max_input_tokens: int
     max_total_tokens: int
     max_concurrent_requests: int = 128
-    max_best_of: int = 1
+    max_best_of: int = 2
     max_stop_sequences: int = 4
-    max_top_n_tokens: int = 0
+    max_top_n_tokens: int = 5
     max_client_batch_size: int = 4
+    grammars: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Valid:
     top_p: float = 1.0
     typical_p: float = 1.0
     prefill: bool = False  # whether log probabilities of the prompt are wanted
+    top: int = 0  # how many of the likeliest tokens are wanted
+    watermark: bool = False
+    grammar: LLMatcher | None = None  # at its start
 
 
 def before_streaming(given: GenerateParameters) -> None:
@@ -65,13 +69,21 @@ def before_streaming(given: GenerateParameters) -> None:
 
 
 def before_generating(given: GenerateParameters, limits: Limits) -> None:
-    """Refuse several answers where only one is made."""
+    """Refuse more answers to choose from than there may be; 0 means 1."""
     best_of = given.best_of or 1
     if best_of > 1 and limits.max_best_of == 1:
         raise faults.invalid("`best_of` != 1 is not allowed for this endpoint")
+    if best_of > limits.max_best_of:
+        raise faults.invalid(f"`best_of` must be > 0 and <= {limits.max_best_of}. Given: {best_of}")
 
 
-def check(given: GenerateParameters, prompt: Prompt, limits: Limits, encode: Callable[[Prompt], list[int]]) -> Valid:
+def check(
+    given: GenerateParameters,
+    prompt: Prompt,
+    limits: Limits,
+    encode: Callable[[Prompt], list[int]],
+    matcher: Callable[[GrammarType], LLMatcher],
+) -> Valid:
     """Return the request with defaults filled in and its prompt as token ids; Fault for the first check it fails."""
     _check_sampling(given)
     _check_counts(given, limits)
@@ -85,11 +97,15 @@ def check(given: GenerateParameters, prompt: Prompt, limits: Limits, encode: Cal
     ids = encode(prompt)
     ids = ids[-truncate:] if truncate else ids
     _check_room(len(ids), given.max_new_tokens, limits)
-    _refuse_unsupported(given)
-    return _filled(given, ids, limits)
+    if given.grammar is not None and not limits.grammars:
+        raise faults.invalid("grammar is not supported")
+    return _filled(given, ids, limits, None if given.grammar is None else matcher(given.grammar))
 
 
 def _check_sampling(given: GenerateParameters) -> None:
+    warped = (given.temperature, given.top_k, given.top_p, given.typical_p)
+    if (given.best_of or 1) > 1 and not given.do_sample and warped == (None,) * 4:
+        raise faults.invalid("you must use sampling when `best_of` is > 1")
     if given.temperature is not None and given.temperature <= 0:
         raise faults.invalid("`temperature` must be strictly positive")
     if given.repetition_penalty is not None and given.repetition_penalty <= 0:
@@ -111,6 +127,8 @@ def _check_counts(given: GenerateParameters, limits: Limits) -> None:
         raise faults.invalid(
             f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(given.stop)}"
         )
+    if given.seed is not None and (given.best_of or 1) > 1:
+        raise faults.invalid("`seed` must not be set when `best_of` > 1")
     if given.top_n_tokens is not None and given.top_n_tokens > limits.max_top_n_tokens:
         raise faults.invalid(
             f"`top_n_tokens` must be >= 0 and <= {limits.max_top_n_tokens}. Given: {given.top_n_tokens}"
@@ -128,16 +146,7 @@ def _check_room(length: int, asked: int | None, limits: Limits) -> None:
         raise faults.invalid(f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {length}")
 
 
-def _refuse_unsupported(given: GenerateParameters) -> None:
-    if given.grammar is not None:
-        raise faults.invalid("grammar is not supported")
-    if given.watermark:
-        raise faults.invalid("`watermark` is not supported by this server")
-    if given.adapter_id is not None:
-        raise faults.invalid("`adapter_id` is not supported by this server")
-
-
-def _filled(given: GenerateParameters, ids: list[int], limits: Limits) -> Valid:
+def _filled(given: GenerateParameters, ids: list[int], limits: Limits, grammar: LLMatcher | None) -> Valid:
     warped = given.temperature not in (None, 1.0) or given.top_k or given.top_p or given.typical_p
     return Valid(
         input_ids=ids,
@@ -152,6 +161,9 @@ def _filled(given: GenerateParameters, ids: list[int], limits: Limits) -> Valid:
         top_p=given.top_p or 1.0,
         typical_p=given.typical_p or 1.0,
         prefill=given.decoder_input_details,
+        top=given.top_n_tokens or 0,
+        watermark=given.watermark,
+        grammar=grammar,
     )
 
 
@@ -170,30 +182,3 @@ def token_limit(length: int, asked: int | None, limits: Limits) -> int:
             break
         made = min(made + step, wanted)
     return made
-
-
-def of_chat(chat: ChatRequest, render: Callable[[list[Message]], str]) -> tuple[Prompt, GenerateParameters]:
-    """Return a chat request as a prompt and parameters; Fault for tools and for messages the template refuses."""
-    if chat.tools is not None:
-        if chat.response_format is not None:
-            raise faults.tool("Grammar and tools are mutually exclusive")
-        if chat.tool_choice != "none":
-            raise faults.tool("tools are not supported by this server")
-    for message in chat.messages:
-        if message.unsupported:
-            raise faults.invalid(message.unsupported)
-    greedy = chat.temperature == 0
-    return Prompt(render(chat.messages), special_tokens=False), GenerateParameters(
-        temperature=None if greedy else chat.temperature,
-        do_sample=not greedy,
-        details=True,
-        # TGI's own mapping: OpenAI's -2 to 2 onto a factor of 0 to 4.
-        repetition_penalty=None if chat.presence_penalty is None else chat.presence_penalty + 2.0,
-        frequency_penalty=chat.frequency_penalty,
-        top_p=chat.top_p,
-        max_new_tokens=chat.max_tokens,
-        stop=chat.stop or [],
-        seed=chat.seed,
-        top_n_tokens=chat.top_logprobs,
-        grammar=chat.response_format,
-    )

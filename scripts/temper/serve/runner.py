@@ -1,0 +1,296 @@
+"""Forward passes for several requests at once, with keys and values in memory whose size is known at the start.
+
+The model's own modules from transformers run; only their attention, cache and linear layers are replaced, so that the
+tokens of several requests go through the same matrix products. A greedy answer stays that of `transformers.generate`,
+token for token: each request has its own attention, and products that come out otherwise for several rows than for one
+(which is found out at the start: it depends on the CPU, its libraries and the shape) are made row by row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+KEPT = 32  # places of requests that are over
+ALIGNED = 64  # tokens: attention makes the same of the first ones of a prompt in steps of it, however long the prompt
+SHORT, LONG = 192, 512  # of a prompt below LONG only so many tokens are sure to be the same in a longer one
+
+
+@dataclass
+class _Switch:
+    on: bool = False
+
+
+@dataclass(eq=False)
+class Place:
+    """Where a request's keys and values are: tokens `start` up to `start + room`, of which `length` are filled."""
+
+    start: int
+    room: int
+    length: int = 0
+    prompt: Sequence[int] = ()
+    idle: bool = False  # of a request that is over: kept for prompts that begin alike, until room is needed
+    cache: Any = None
+
+
+def make(model: Any, tokens: int) -> Runner | Separate:
+    """Return what runs a model for several requests, with room for so many tokens: at once, or one by one.
+
+    Only a model whose answer is the same, bit for bit, is run at once: one with attention of its own kind is not.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    windowed = set(kinds) != {"full_attention"} or (
+        getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None)
+    )
+    if windowed or not getattr(model, "_supports_attention_backend", False):
+        return Separate(model, tokens)
+    ids = [[(7 * at + row) % config.vocab_size for at in range(20 + row)] for row in range(2)]
+    separate = Separate(model, tokens)
+    wanted = [_two_steps(separate, [prompt]) for prompt in ids]
+    kind = config._attn_implementation
+    runner = Runner(model, tokens)
+    if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, [prompt]) for prompt in ids])):
+        return runner
+    model.config._attn_implementation = config._attn_implementation = kind
+    return separate
+
+
+def _two_steps(runner: Runner | Separate, prompts: Sequence[Sequence[int]]) -> Tensor:
+    places = [runner.start((), len(prompt) + 1) for prompt in prompts]
+    given = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place]
+    first = torch.cat([runner.forward([part]) for part in given])
+    second = runner.forward([(place, [int(row.argmax())]) for (place, _), row in zip(given, first, strict=True)])
+    for place, _ in given:
+        runner.finish(place)
+    return torch.cat([first, second])
+
+
+def fitting(model: Any) -> int:
+    """Return for how many tokens keys and values fit into a quarter of this machine's memory."""
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // each
+
+
+class Separate:
+    """A model that runs each request by itself, with its own cache: for any architecture that transformers knows."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        self.model, self.left = model, tokens
+
+    def start(self, prompt: Sequence[int], room: int) -> Place | None:
+        """Return a place with room for so many tokens; None while there is none."""
+        if room > self.left:
+            return None
+        self.left -= room
+        return Place(0, room, prompt=prompt, cache=transformers.DynamicCache(config=self.model.config))
+
+    def finish(self, place: Place) -> None:
+        """Leave a place."""
+        self.left += place.room
+        place.cache = None
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def forward(self, parts: Sequence[tuple[Place, Sequence[int]]], every: bool = False) -> Tensor:
+        """Take each place's next tokens and return float32 logits, as Runner does."""
+        found = []
+        for place, ids in parts:
+            given = torch.tensor([ids])
+            keep = 0 if every else 1
+            logits = self.model(
+                input_ids=given, past_key_values=place.cache, use_cache=True, logits_to_keep=keep
+            ).logits
+            place.length += len(ids)
+            found.append(logits[0].float())
+        return torch.cat(found)
+
+
+class Runner:
+    """A loaded model that runs several requests at once, and the memory for their keys and values."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        config = model.config.get_text_config()
+        heads, size = config.num_key_value_heads, getattr(config, "head_dim", None)
+        size = size or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, heads, tokens, size)
+        self.model, self.tokens = model, tokens
+        self.keys, self.values = (torch.empty(shape, dtype=model.dtype) for _ in range(2))
+        self.places: list[Place] = []  # oldest first
+        self.parts: Sequence[tuple[Place, int]] = ()
+        self.cache = _Cache()
+        name = f"temper-{id(self)}"
+        ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
+        model.config._attn_implementation = config._attn_implementation = name
+        self.one_by_one = _Switch()
+        self.mixed = _lay_out(model, self.one_by_one)
+
+    def start(self, prompt: Sequence[int], room: int) -> Place | None:
+        """Return a place with room for so many tokens; None while there is none.
+
+        What is known of the prompt's beginning, from one that began alike, is filled in already.
+        """
+        alike = max(self.places, key=lambda place: same_prefix(place.prompt, prompt), default=None)
+        while (found := self._free(room)) is None:
+            idle = [place for place in self.places if place.idle]
+            if not idle:
+                return None
+            leaving = next((place for place in idle if place is not alike), idle[0])
+            alike = None if leaving is alike else alike
+            self.places.remove(leaving)
+        place = Place(found, room, prompt=prompt)
+        if alike and (same := same_prefix(alike.prompt, prompt)):
+            for memory in (self.keys, self.values):
+                memory[:, :, found : found + same] = memory[:, :, alike.start : alike.start + same]
+            place.length = same
+        self.places.append(place)
+        return place
+
+    def finish(self, place: Place) -> None:
+        """Leave a place, whose keys and values stay until its room is needed or KEPT others have been left."""
+        place.idle = True
+        idle = [place for place in self.places if place.idle]
+        if len(idle) > KEPT:
+            self.places.remove(idle[0])
+
+    def _free(self, room: int) -> int | None:
+        """Return where so many tokens in a row are free."""
+        begin = 0
+        for place in sorted([*self.places, Place(self.tokens, 0)], key=lambda place: place.start):
+            if place.start - begin >= room:
+                return begin
+            begin = place.start + place.room
+        return None
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def forward(self, parts: Sequence[tuple[Place, Sequence[int]]], every: bool = False) -> Tensor:
+        """Take each place's next tokens and return float32 logits [places, vocabulary] behind the last of each.
+
+        With `every` they are [tokens, vocabulary], behind each token.
+        """
+        self.parts = [(place, len(ids)) for place, ids in parts]
+        positions = [place.length + at for place, ids in parts for at in range(len(ids))]
+        self.one_by_one.on = len(parts) > 1
+        ids = torch.tensor([[token for _, given in parts for token in given]])
+        lasts = torch.tensor([len(given) for _, given in parts]).cumsum(0) - 1
+        at = torch.tensor([positions])
+        logits = self.model(
+            input_ids=ids,
+            position_ids=at,
+            cache_position=at[0],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=0 if every else lasts,
+        ).logits[0]
+        for place, count in self.parts:
+            place.length += count
+        return logits.float()
+
+    def _attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float | None = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        """Let each request's tokens attend to its own: [1, heads, tokens, size] to [1, tokens, heads, size]."""
+        keys, values = self.keys[module.layer_idx], self.values[module.layer_idx]
+        found, at, grouped = [], 0, query.shape[1] != keys.shape[0]
+        for place, count in self.parts:
+            begin, end = place.start + place.length, place.start + place.length + count
+            keys[:, begin:end], values[:, begin:end] = key[0, :, at : at + count], value[0, :, at : at + count]
+            mask = None
+            if place.length and count > 1:
+                mask = torch.ones(count, end - place.start, dtype=torch.bool).tril(place.length)
+            found.append(
+                functional.scaled_dot_product_attention(
+                    query[:, :, at : at + count],
+                    keys[None, :, place.start : end],
+                    values[None, :, place.start : end],
+                    attn_mask=mask,
+                    is_causal=count > 1 and mask is None,
+                    scale=scaling,
+                    enable_gqa=grouped,
+                )
+            )
+            at += count
+        return torch.cat(found, 2).transpose(1, 2), None
+
+
+class _Cache(transformers.Cache):
+    """Stands for the cache that the model's modules ask for; Runner keeps the keys and values itself."""
+
+    def __init__(self) -> None:
+        self.layers: list[Any] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Return what was given: the attention puts it where it belongs."""
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int | None = 0) -> int:
+        """Say that nothing is kept here."""
+        return 0
+
+
+class _Linear(nn.Module):
+    """A linear layer with its weights laid out for the CPU, where that is offered: up to twice as fast for one row.
+
+    While `one_by_one` says so, a layer whose products are `mixed` multiplies rows one by one.
+    """
+
+    def __init__(self, layer: nn.Linear, one_by_one: _Switch) -> None:
+        super().__init__()
+        self.one_by_one, self.mixed, self.bias = one_by_one, False, layer.bias
+        self.packed = layer.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, 1) if self.packed else layer.weight
+        self.size = (layer.out_features, layer.in_features)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Multiply [1, rows, in] to [1, rows, out]."""
+        if self.mixed and self.one_by_one.on and given.shape[1] > 1:
+            return torch.cat([self.product(row) for row in given.split(1, 1)], 1)
+        return self.product(given)
+
+    def product(self, given: Tensor) -> Tensor:
+        """Multiply all rows at once."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(given, self.weight, self.bias, "none", [], "")
+        return functional.linear(given, self.weight, self.bias)
+
+
+def _lay_out(model: nn.Module, one_by_one: _Switch) -> list[tuple[int, int]]:
+    """Replace a model's linear layers; return the shapes [out, in] of those that multiply rows one by one."""
+    mixed: dict[tuple[int, int], bool] = {}
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Linear:
+                new = _Linear(layer, one_by_one)
+                if new.size not in mixed:
+                    mixed[new.size] = _mixes(new, layer)
+                new.mixed = mixed[new.size]
+                setattr(parent, name, new)
+    return [size for size, found in mixed.items() if found]
+
+
+def _mixes(new: _Linear, layer: nn.Linear) -> bool:
+    """Say whether a row's products change in the last bit with the number of rows."""
+    for rows in (2, 3, 8, 8, 8, 8, 16, 16):
+        given = torch.randn(1, rows, layer.in_features).to(layer.weight.dtype)
+        single = torch.cat([functional.linear(row, layer.weight, layer.bias) for row in given.split(1, 1)], 1)
+        if not torch.equal(new.product(given), single):
+            return True
+    return False
+
+
+def same_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many first tokens of two prompts have the same keys and values, bit for bit."""
+    most = max(0, min(len(one), len(other) - 1))
+    if most < LONG:
+        most = min(most, SHORT)
+    same = next((at for at in range(most) if one[at] != other[at]), most)
+    return same - same % ALIGNED
