@@ -31,7 +31,7 @@ OUTPUTS = (
     "report.json",
     "report.html",
 )
-BUCKET = 12 << 20  # bytes of input per bucket, about
+BUCKET = 6 << 20  # bytes of input per bucket, about
 Say = Callable[[str], None]
 
 
@@ -315,7 +315,7 @@ class _Run:
         """Merge duplicates, split, count, and write each bucket's part of the files."""
         import numpy as np
 
-        from temper.data import first, second
+        from temper.data import first, second, workers
 
         segments = np.concatenate([np.empty(0, first.SEGMENT), *self.segments])
         segments = segments[np.argsort(segments["bucket"], kind="stable")]
@@ -346,6 +346,7 @@ class _Run:
             return
         work = [bucket._replace(segments=segments[:0]) for bucket in work]  # for millions of rows they take much memory
         del segments, parts
+        workers.trim()
         gone = self._near(tuple(rows)) if does("near") else [[] for _ in work]
         for number, result in enumerate(self.over(second.finish, list(zip(work, gone, strict=True))), 1):
             self.total.add(result)
