@@ -18,7 +18,7 @@ import numpy as np
 from temper.data.reasons import Rejected
 from temper.data.shapes import Shape
 
-SIZE = 1 << 21  # bytes of a chunk
+SIZE, LARGEST = 1 << 21, 1 << 23  # bytes of a chunk
 LONGEST = 16 << 20  # bytes after which a quote that is still open is taken for one that is never closed
 HEAD = 4 << 20  # bytes in which the columns of a file are looked for
 KEEP = "surrogateescape"

@@ -31,6 +31,7 @@ OUTPUTS = (
     "report.json",
     "report.html",
 )
+CHUNKS = 512  # at least, of input that makes for larger ones than chunks.SIZE: each leaves a note for each bucket
 BUCKET = 6 << 20  # bytes of input per bucket, about
 Say = Callable[[str], None]
 
@@ -90,7 +91,8 @@ def process(
     with tempfile.TemporaryDirectory(prefix=".spool-", dir=out) as spool:
         tables, files = _tables(sorted(found), Path(spool), options)
         total = sum(table.size for table in tables)
-        cut = [chunks.cut(table) for table in tables]
+        size = max(chunks.SIZE, min(total // CHUNKS, chunks.LARGEST))
+        cut = [chunks.cut(table, size) for table in tables]
         places.begin(str(out), spool, options.engine == "local")
         with workers.pool(options, sum(map(len, cut)) > 2) as over:
             run = _Run(options, tables, files, Path(spool), out, over, progress, bits=_bits(total))
@@ -344,7 +346,8 @@ class _Run:
             self.progress(f"merging duplicates: {number / len(work):.0%}")
         if last:
             return
-        work = [bucket._replace(segments=segments[:0]) for bucket in work]  # for millions of rows they take much memory
+        none = np.empty(0, first.SEGMENT)
+        work = [bucket._replace(segments=none) for bucket in work]  # those of millions of rows take much memory
         del segments, parts
         workers.trim()
         gone = self._near(tuple(rows)) if does("near") else [[] for _ in work]
