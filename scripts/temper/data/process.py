@@ -32,7 +32,7 @@ OUTPUTS = (
     "report.html",
 )
 CHUNKS = 512  # at least, of input that makes for larger ones than chunks.SIZE: each leaves a note for each bucket
-BUCKET = 6 << 20  # bytes of input per bucket, about
+BUCKET = 5 << 20  # bytes of input per bucket, about
 Say = Callable[[str], None]
 
 

@@ -75,15 +75,19 @@ def pool(options: Options, large: bool) -> Iterator[Map]:
 
     from temper.data import second  # noqa: F401
 
-    executor = ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(),))
-    try:
-        yield lambda function, items: executor.map(function, items)
-    except BrokenProcessPool:
-        raise MachineError(
-            "a worker process was killed, most likely for want of memory", "set data.workers (--workers) lower"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
+    def over(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        # Processes of their own for each pass: what the last one left in theirs would add to what this one holds.
+        executor = ProcessPoolExecutor(count, get_context("fork"), _begin, (os.getpid(),))
+        try:
+            yield from executor.map(function, items)
+        except BrokenProcessPool:
+            raise MachineError(
+                "a worker process was killed, most likely for want of memory", "set data.workers (--workers) lower"
+            ) from None
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    yield over
 
 
 def _ray(options: Options) -> Map:
