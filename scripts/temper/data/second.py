@@ -216,13 +216,12 @@ def _pairs(begins: np.ndarray, data: bytes, table: np.ndarray, names: list[bytes
     edges = (*ones[:, :SIDE].T.tolist(), *others[:, :SIDE].T.tolist())
     equal = np.array([data[a:b] == data[c:d] for a, b, c, d in zip(*edges, strict=True)], bool)
     begins, ones, others = begins[equal], ones[equal], others[equal]
-    more, less = ones[:, FILE:], others[:, FILE:]
-    late = (more[:, 0] > less[:, 0]) | (more[:, 0] == less[:, 0]) & (more[:, 1] > less[:, 1])
-    left_out, kept = np.where(late[:, None], (more, less), (less, more))
-    for place, file, line, its, at in zip(
-        (begins + ~late).tolist(), *left_out.T.tolist(), *kept.T.tolist(), strict=True
-    ):
-        yield place, RECORD % (names[file], line, b"exact", names[its], at)
+    ones, others = ones[:, FILE:], others[:, FILE:]
+    late = (ones[:, 0] == others[:, 0]) & (ones[:, 1] > others[:, 1])  # only rows of one chunk are out of order
+    gone, kept = np.where(late[:, None], (ones, others), (others, ones))
+    noted = zip((begins + ~late).tolist(), *gone.T.tolist(), *kept.T.tolist(), strict=True)
+    for place, file, line, kept_file, kept_line in noted:
+        yield place, RECORD % (names[file], line, b"exact", names[kept_file], kept_line)
 
 
 def _leaking(

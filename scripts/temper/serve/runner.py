@@ -8,6 +8,7 @@ token for token: each request has its own attention, and products that come out 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,38 +48,39 @@ def make(model: Any, tokens: int) -> Runner | Separate:
     Only a model whose answer is the same, bit for bit, is run at once: one with attention of its own kind is not.
     """
     config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    windowed = set(kinds) != {"full_attention"} or (
-        getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None)
-    )
+    kinds = getattr(config, "layer_types", None)
+    windowed = getattr(config, "sliding_window", None) if kinds is None else {*kinds} - {"full_attention"}
     if windowed or not getattr(model, "_supports_attention_backend", False):
         return Separate(model, tokens)
     ids = [[(7 * at + row) % config.vocab_size for at in range(20 + row)] for row in range(2)]
     separate = Separate(model, tokens)
-    wanted = [_two_steps(separate, [prompt]) for prompt in ids]
+    wanted = [_two_steps(separate, prompt) for prompt in ids]
     kind = config._attn_implementation
     runner = Runner(model, tokens)
-    if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, [prompt]) for prompt in ids])):
+    if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, prompt) for prompt in ids])):
         return runner
     model.config._attn_implementation = config._attn_implementation = kind
     return separate
 
 
-def _two_steps(runner: Runner | Separate, prompts: Sequence[Sequence[int]]) -> Tensor:
-    places = [runner.start((), len(prompt) + 1) for prompt in prompts]
-    given = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place]
-    first = torch.cat([runner.forward([part]) for part in given])
-    second = runner.forward([(place, [int(row.argmax())]) for (place, _), row in zip(given, first, strict=True)])
-    for place, _ in given:
-        runner.finish(place)
+def _two_steps(runner: Runner | Separate, prompt: Sequence[int]) -> Tensor:
+    place = runner.start((), len(prompt) + 1)
+    assert place, "nothing runs yet"
+    first = runner.forward([(place, prompt)])
+    second = runner.forward([(place, [int(first.argmax())])])
+    runner.finish(place)
     return torch.cat([first, second])
+
+
+def _shape(config: Any) -> tuple[int, int, int]:
+    """Return layers, heads and size of a model's keys, which are those of its values."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, config.num_key_value_heads, size
 
 
 def fitting(model: Any) -> int:
     """Return for how many tokens keys and values fit into a quarter of this machine's memory."""
-    config = model.config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = 2 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
+    each = 2 * math.prod(_shape(model.config.get_text_config())) * model.dtype.itemsize
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // each
 
 
@@ -120,11 +122,9 @@ class Runner:
 
     def __init__(self, model: Any, tokens: int) -> None:
         config = model.config.get_text_config()
-        heads, size = config.num_key_value_heads, getattr(config, "head_dim", None)
-        size = size or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, heads, tokens, size)
+        layers, heads, size = _shape(config)
         self.model, self.tokens = model, tokens
-        self.keys, self.values = (torch.empty(shape, dtype=model.dtype) for _ in range(2))
+        self.keys, self.values = (torch.empty(layers, heads, tokens, size, dtype=model.dtype) for _ in range(2))
         self.places: list[Place] = []  # oldest first
         self.parts: Sequence[tuple[Place, int]] = ()
         self.cache = _Cache()
@@ -132,7 +132,7 @@ class Runner:
         ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
         model.config._attn_implementation = config._attn_implementation = name
         self.one_by_one = _Switch()
-        self.mixed = _lay_out(model, self.one_by_one)
+        _lay_out(model, self.one_by_one)
 
     def start(self, prompt: Sequence[int], room: int) -> Place | None:
         """Return a place with room for so many tokens; None while there is none.
@@ -263,8 +263,8 @@ class _Linear(nn.Module):
         return functional.linear(given, self.weight, self.bias)
 
 
-def _lay_out(model: nn.Module, one_by_one: _Switch) -> list[tuple[int, int]]:
-    """Replace a model's linear layers; return the shapes [out, in] of those that multiply rows one by one."""
+def _lay_out(model: nn.Module, one_by_one: _Switch) -> None:
+    """Replace a model's linear layers, and find out for each shape [out, in] whether it mixes rows."""
     mixed: dict[tuple[int, int], bool] = {}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -274,7 +274,6 @@ def _lay_out(model: nn.Module, one_by_one: _Switch) -> list[tuple[int, int]]:
                     mixed[new.size] = _mixes(new, layer)
                 new.mixed = mixed[new.size]
                 setattr(parent, name, new)
-    return [size for size, found in mixed.items() if found]
 
 
 def _mixes(new: _Linear, layer: nn.Linear) -> bool:
