@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import serve_model
-from serving import LIMIT, SCRIPTS, Running, environment, free_port, wait_ready
+from serving import LIMIT, SCRIPTS, Running, free_port, started
 
 
 @pytest.fixture(scope="session")
@@ -24,34 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Run the server that most tests share, through the program a person calls; SIGTERM must end it with 0."""
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    with open(log, "wb") as out:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                str(SCRIPTS / "llamafactory" / "inference_server.py"),
-                "--model_path",
-                str(folder),
-                "--host",
-                "0.0.0.0",
-                "--port",
-                str(port),
-                "--served-model-name",
-                "tiny",
-                "--max-input-tokens",
-                "1000",
-                "--max-total-tokens",
-                "2000",
-                "--max-concurrent-requests",
-                str(LIMIT),
-            ],
-            stdout=out,
-            stderr=out,
-            env=environment(),
-        )
-    running = Running(f"http://127.0.0.1:{port}", log, process)
-    try:
-        wait_ready(running)
+    argv = [sys.executable, str(SCRIPTS / "llamafactory" / "inference_server.py"), "--model_path", str(folder)]
+    argv += ["--host", "0.0.0.0", "--port", str(port), "--served-model-name", "tiny", "--max-input-tokens", "1000"]
+    argv += ["--max-total-tokens", "2000", "--max-concurrent-requests", str(LIMIT)]
+    with started(argv, port, log) as running:
         yield running
-    finally:
-        process.terminate()
-        assert process.wait(15) == 0

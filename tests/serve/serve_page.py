@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
-from serving import Running, environment, free_port, wait_ready
+from serving import Running, free_port, started
 
-from temper import errors
-from temper.serve import __main__ as server
-from temper.serve import api, ui
-
-create_app = api.create_app
+from temper.serve import ui
 
 
 @contextlib.contextmanager
@@ -25,16 +18,9 @@ def serving(model: Path, name: str, log: Path, peers: str = "", key: str = "") -
     """Run a server; `PORT` in `peers` is its own. It must end in order."""
     port = free_port()
     options = ["--model-id", str(model), "--served-model-name", name, "--port", str(port), "--max-total-tokens", "2000"]
-    env = {**environment(), ui.PEERS: peers.replace("PORT", str(port)), **({"TEMPER_API_KEY": key} if key else {})}
-    with open(log, "wb") as out:
-        process = subprocess.Popen([sys.executable, __file__, *options], stdout=out, stderr=out, env=env)
-    running = Running(f"http://127.0.0.1:{port}", log, process)
-    try:
-        wait_ready(running)
+    more = {ui.PEERS: peers.replace("PORT", str(port)), **({"TEMPER_API_KEY": key} if key else {})}
+    with started([sys.executable, "-m", "temper.serve", *options], port, log, **more) as running:
         yield running
-    finally:
-        process.terminate()
-        assert process.wait(15) == 0
 
 
 def endless(folder: Path, copy: Path) -> Path:
@@ -42,15 +28,3 @@ def endless(folder: Path, copy: Path) -> Path:
     shutil.copytree(folder, copy)
     (copy / "generation_config.json").write_text('{"eos_token_id": [0]}')
     return copy
-
-
-def with_page(made: api.Server) -> FastAPI:
-    """Return the application with the page."""
-    app = create_app(made)
-    ui.add(app, made.model_id, ui.peers(os.environ.get(ui.PEERS, "")), [Depends(api.require_key)])
-    return app
-
-
-if __name__ == "__main__":
-    api.create_app = with_page
-    errors.main(server.run)

@@ -49,6 +49,20 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
+@contextlib.contextmanager
+def started(argv: list[str], port: int, log: Path, **more: str) -> Iterator[Running]:
+    """Run a server with `more` in its environment until the block ends; SIGTERM must end it with 0."""
+    with open(log, "wb") as out:
+        process = subprocess.Popen(argv, stdout=out, stderr=out, env={**environment(), **more})
+    running = Running(f"http://127.0.0.1:{port}", log, process)
+    try:
+        wait_ready(running)
+        yield running
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
 def wait_ready(running: Running) -> None:
     """Wait until the server answers; show its log when it ends instead."""
     until = time.monotonic() + 60
