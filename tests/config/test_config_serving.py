@@ -30,7 +30,7 @@ def test_gpu_profiles_are_served_by_tgi_and_the_cpu_profile_here(site: Site) -> 
         ("gpu-24g", "", "serve.quantize=awq", "serve.quantize", "awq: tgi cannot make that of a merged model; null"),
         ("gpu-24g", "", f"{VLLM} serve.quantize=eetq", "serve.quantize", "or one of bitsandbytes, fp8"),
         ("gpu-24g", "", "serve.quantize=fp8", "serve.quantize", "computes in float16; say so with serve.dtype: "),
-        ("cpu", "", "serve.quantize=fp8", "serve.quantize", "the CPU server does not quantise; set it to null, or"),
+        ("cpu", "", "serve.quantize=fp8", "serve.quantize", "local cannot make that of a merged model; null, or "),
         ("cpu", "", "serve.dtype=float16", "serve.dtype", "bfloat16, float32 or auto"),
         ("gpu-24g", "", "serve.dtype=float32", "serve.dtype", "float32: TGI serves bfloat16 and float16 only; "),
         ("gpu-24g", "", "merge.dtype=float32", "serve.dtype", "auto is float32 here (merge.dtype): TGI serves"),
@@ -72,7 +72,7 @@ def test_every_quantisation_that_an_engine_has_is_accepted(site: Site) -> None:
     """Each value of the table passes on a model that the engine runs itself."""
     for engine, values in serving.QUANTIZE.items():
         for value in values:
-            dtype = "float16" if engine == "tgi" and value in serving.WITHOUT_DTYPE else "bfloat16"
+            dtype = "float16" if value in serving.WITHOUT_DTYPE else "auto" if engine == "local" else "bfloat16"
             overrides = f"serve.engine={engine} serve.quantize={value} serve.dtype={dtype}"
             assert site.mine(profile="gpu-24g", overrides=overrides)["serve"]["quantize"] == value
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -84,14 +86,22 @@ def test_a_truncated_result_is_named_and_refused(made: Made) -> None:
 
 
 def test_a_serving_key_restarts_the_server_and_trains_nothing(made: Made) -> None:
-    """A key that only serving reads gives a new server process and no stage body."""
-    first = json.loads((made.build / ".state/server.json").read_text())["pid"]
-    done = made.make("serve", "SET=serve.max_total_tokens=1200")
+    """Keys that only serving reads give a new server process and no stage body: 8 bits, and the base model beside."""
+    first, port = json.loads((made.build / ".state/server.json").read_text())["pid"], free_port()
+    done = made.make("serve", f"SET=serve.quantize=q8_0 serve.base_port={port}")
     assert done.returncode == 0, done.stderr
     assert "starts (" not in done.stdout
+    assert re.search(r"\d golden prompts agree", done.stderr)
     second = json.loads((made.build / ".state/server.json").read_text())["pid"]
     assert first != second
+    with urllib.request.urlopen(f"http://127.0.0.1:{made.port}/ui/models.json", timeout=60) as response:
+        assert [model["name"] for model in json.load(response)][1:] == ["base"]
+    base = f"http://127.0.0.1:{port}/health"
+    with urllib.request.urlopen(base, timeout=60) as response:
+        assert response.status == 200
     assert made.make("serve").returncode == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(base, timeout=10)
 
 
 def test_a_killed_server_is_noticed_and_replaced(made: Made) -> None:

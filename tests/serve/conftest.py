@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,16 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     argv += ["--max-total-tokens", "2000", "--max-concurrent-requests", str(LIMIT)]
     with started(argv, port, log) as running:
         yield running
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Return what starts a server of the test's own, with further options and variables; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: str, **variables: str) -> Running:
+            port = free_port()
+            argv = [sys.executable, "-m", "temper.serve", "--model-id", str(folder), "--port", str(port), *options]
+            return stack.enter_context(started(argv, port, tmp_path / "log", **variables))
+
+        yield start

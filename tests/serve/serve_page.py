@@ -10,15 +10,14 @@ from pathlib import Path
 
 from serving import Running, free_port, started
 
-from temper.serve import ui
-
 
 @contextlib.contextmanager
 def serving(model: Path, name: str, log: Path, peers: str = "", key: str = "") -> Iterator[Running]:
     """Run a server; `PORT` in `peers` is its own. It must end in order."""
     port = free_port()
     options = ["--model-id", str(model), "--served-model-name", name, "--port", str(port), "--max-total-tokens", "2000"]
-    more = {ui.PEERS: peers.replace("PORT", str(port)), **({"TEMPER_API_KEY": key} if key else {})}
+    options += [word for peer in peers.replace("PORT", str(port)).split() for word in ("--beside", peer)]
+    more = {"TEMPER_API_KEY": key} if key else {}
     with started([sys.executable, "-m", "temper.serve", *options], port, log, **more) as running:
         yield running
 

@@ -18,7 +18,7 @@ from serve_page import serving
 from serving import Running, free_port
 
 from temper.errors import UsageError
-from temper.serve import ui
+from temper.serve import launcher, ui
 
 KEY = "Key-of-the-page"
 HOSTILE = "<img src=x onerror=\"document.title='x'\"><b>!</b>"
@@ -285,16 +285,17 @@ def test_it_fits_the_screen(page: Page, tuned: Running, width: int, dark: bool) 
 def test_only_servers_on_this_machine_can_be_named(text: str) -> None:
     """Whatever is not NAME=http://LOOPBACK:PORT is refused at start."""
     with pytest.raises(UsageError, match=re.escape(repr(text))):
-        ui.peers(f"good=http://[::1]:8001 {text}")
+        launcher.read(["--model-id", "m", "--beside", "good=http://[::1]:8001", "--beside", text])
 
 
 def test_peers_are_read() -> None:
     """Names and addresses are taken as they are, without a slash at the end."""
-    read = ui.peers("base=http://127.0.0.1:8001/  两=http://localhost:8002 six=http://[::1]:8003")
-    assert read == [
-        ui.Peer("base", "http://127.0.0.1:8001"),
-        ui.Peer("两", "http://localhost:8002"),
-        ui.Peer("six", "http://[::1]:8003"),
+    named = ("base=http://127.0.0.1:8001/", "两=http://localhost:8002", "six=http://[::1]:8003")
+    read = launcher.read(["--model-id", "m", *(word for each in named for word in ("--beside", each))])
+    assert read.beside == [
+        launcher.Peer("base", "http://127.0.0.1:8001"),
+        launcher.Peer("两", "http://localhost:8002"),
+        launcher.Peer("six", "http://[::1]:8003"),
     ]
 
 

@@ -82,7 +82,13 @@ class Serve(Section):
     tensor_parallel: Any = Field(
         "auto", description="GPUs that share the model: a number, or auto: as many as divide it"
     )
-    quantize: str | None = Field(None, description="how tgi or vllm shrink the weights when they load them; none: not")
+    quantize: str | None = Field(
+        None, description="how the server shrinks the weights when it loads them; local: q8_0; none: not"
+    )
+
+    base_port: int | None = Field(
+        None, ge=1, le=65535, description="local: also serve the base model, on this port, to compare at /ui"
+    )
 
     @field_validator("tensor_parallel")
     @classmethod

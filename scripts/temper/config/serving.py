@@ -18,6 +18,7 @@ Problem = tuple[str, str]  # key, what is wrong and the remedy
 QUANTIZE = {
     "tgi": ("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "fp8"),
     "vllm": ("bitsandbytes", "fp8"),
+    "local": ("q8_0",),
 }
 WITHOUT_DTYPE = ("eetq", "fp8")  # of TGI's: it then computes in float16
 VLLM = "ENGINE=vllm (serve.engine: vllm)"
@@ -38,13 +39,17 @@ def problems(tree: Mapping[str, Any], gpu: bool, model: ModelSpec) -> list[Probl
 
 def _any_engine(serve: Mapping[str, Any], gpu: bool, model: ModelSpec) -> Iterator[Problem]:
     engine, quantize, shards = serve["engine"], serve["quantize"], serve["tensor_parallel"]
-    if engine in QUANTIZE and not gpu:
+    if engine in ("tgi", "vllm") and not gpu:
         yield (
             "serve.engine",
             f"{engine} needs an NVIDIA GPU, and this profile has none; ENGINE=local, or PROFILE=gpu-24g",
         )
-    if engine == "local" and quantize:
-        yield "serve.quantize", f"{quantize}: the CPU server does not quantise; set it to null, or {VLLM}"
+    if engine == "local" and quantize and serve["dtype"] != "auto":
+        yield "serve.dtype", f"{serve['dtype']}: weights that are quantised ({quantize}) have no other dtype; auto"
+    if engine != "local" and serve["base_port"]:
+        yield "serve.base_port", f"{serve['base_port']}: only the CPU server shows another beside it; null"
+    if serve["base_port"] and serve["base_port"] == serve["port"]:
+        yield "serve.base_port", f"{serve['base_port']} is serve.port; another"
     if engine == "local" and serve["dtype"] == "float16":
         yield "serve.dtype", "float16 is slow and inexact on a CPU; bfloat16, float32 or auto"
     if engine in QUANTIZE and quantize and quantize not in QUANTIZE[engine]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from temper import __version__, errors
 from temper.errors import ServeError, UsageError
-from temper.serve import launcher, ports
+from temper.serve import launcher, load, ports
 
 if TYPE_CHECKING:
     from temper.serve.engine import Engine
@@ -67,7 +67,7 @@ def folder(given: argparse.Namespace) -> Path:
 
 
 def limits(given: argparse.Namespace, positions: int) -> tuple[int, int]:
-    """Return the longest prompt and the longest prompt with answer, tokens; UsageError when they contradict."""
+    """Return the longest prompt and the longest prompt with answer, tokens; UsageError when limits contradict."""
     total = given.max_total_tokens or min(launcher.DEFAULT_TOTAL, positions)
     longest = given.max_input_tokens or total - 1
     prompt, both = (launcher.named(given, name) for name in ("max_input_tokens", "max_total_tokens"))
@@ -75,6 +75,9 @@ def limits(given: argparse.Namespace, positions: int) -> tuple[int, int]:
         raise UsageError(f"{prompt} {longest} must be less than {both} {total}", "change one")
     if total > positions:
         raise UsageError(f"{both} {total} is more than the model's {positions} positions", f"use at most {positions}")
+    if given.max_batch_total_tokens and given.max_batch_total_tokens < total:
+        most = launcher.named(given, "max_batch_total_tokens")
+        raise UsageError(f"{most} is less than what one request may have ({total})", "set it higher")
     return longest, total
 
 
@@ -95,10 +98,10 @@ def run() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threads = given.threads or len(os.sched_getaffinity(0))
     # Before the model is loaded: limits that contradict and a taken port are known at once.
-    limits(given, sys.maxsize)
+    longest = limits(given, load.positions(load.read_config(model)))
     bound = ports.bind(given.hostname, given.port)
     started = time.monotonic()
-    engine = _engine(given, model, threads)
+    engine = _engine(given, model, threads, longest)
     say(
         f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
         f"and with answer to {engine.limits.max_total_tokens} tokens, key {'required' if key else 'not required'}, "
@@ -108,17 +111,15 @@ def run() -> int:
     return 0
 
 
-def _engine(given: argparse.Namespace, model: Path, threads: int) -> Engine:
+def _engine(given: argparse.Namespace, model: Path, threads: int, longest: tuple[int, int]) -> Engine:
     """Return a loaded engine that has made a token, so that the first request finds everything in place."""
-    from temper.serve import runner
     from temper.serve.engine import Engine
-    from temper.serve.load import load
     from temper.serve.metrics import Metrics
     from temper.serve.validate import Limits
 
-    loaded = load(model, given.dtype, threads)
+    loaded = load.load(model, given.quantize or given.dtype, threads)
     allowed = Limits(
-        *limits(given, loaded.positions),
+        *longest,
         given.max_concurrent_requests,
         given.max_best_of,
         given.max_stop_sequences,
@@ -126,10 +127,9 @@ def _engine(given: argparse.Namespace, model: Path, threads: int) -> Engine:
         given.max_client_batch_size,
         not given.disable_grammar_support,
     )
-    most = launcher.named(given, "max_batch_total_tokens")
-    if given.max_batch_total_tokens and given.max_batch_total_tokens < allowed.max_total_tokens:
-        raise UsageError(f"{most} is less than what one request may have ({allowed.max_total_tokens})", "set it higher")
-    tokens = given.max_batch_total_tokens or min(TOGETHER * allowed.max_total_tokens, runner.fitting(loaded.model))
+    _, total = longest
+    fitting = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // loaded.token_bytes
+    tokens = given.max_batch_total_tokens or max(total, min(TOGETHER * total, fitting))
     engine = Engine(loaded, allowed, tokens, Metrics(allowed))
     engine.healthy = False
     if not engine.probe():
@@ -147,7 +147,7 @@ def _serve(given: argparse.Namespace, bound: socket.socket, engine: Engine, key:
     reading.PAYLOAD_LIMIT, reading.PATIENCE_S = given.payload_limit, given.client_timeout
     name, origins = given.served_model_name or given.model_id, given.cors_allow_origin or ()
     app = create_app(Server(engine, name, key, engine.metrics, origins))
-    ui.add(app, name, ui.peers(os.environ.get(ui.PEERS, "")), [Depends(require_key)])
+    ui.add(app, name, given.beside or (), [Depends(require_key)])
     config = uvicorn.Config(
         app,
         http=patience.protocol(given.client_timeout),

@@ -157,13 +157,13 @@ def _prove(server: Server, record: Record, state_dir: Path, recorded: Record | N
         progress(f"serve   loading {record['folder']} … {time.monotonic() - started:.0f} s")
         time.sleep(0.1)
     server.check(record["url"])
-    agreed = 0
+    agreement = ""
     if recorded:
         key, dtype = server.asked()
         agreed = golden.replay(record["url"], recorded, key, dtype=dtype, say=lambda text: progress(f"serve   {text}"))
+        agreement = f": {agreed}"
     _refuse_ended(record, state_dir)
     _write(state_dir, record | {"ready": True})
-    agreement = f": {agreed} golden prompts agree" if recorded else ""
     progress.end(f"serve   ready at {record['url']}{agreement} [{time.monotonic() - started:.1f} s]")
 
 

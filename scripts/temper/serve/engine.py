@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper.serve import faults
 from temper.serve.faults import Fault
-from temper.serve.load import Loaded
+from temper.serve.load import EIGHT_BITS, Loaded
 from temper.serve.sampling import Chooser
 from temper.serve.stream import Ending, Pieces
 from temper.serve.validate import Limits, Prompt, Valid
@@ -89,6 +89,17 @@ class _State:
         self.started = time.monotonic()
 
 
+def _runner(loaded: Loaded, tokens: int, longest: int) -> Any:
+    """Return what runs the model, with memory for so many tokens."""
+    if loaded.dtype == EIGHT_BITS:
+        from temper.serve import llama_cpp
+
+        return llama_cpp.Quantised(loaded.model, max(1, min(MOST, tokens // longest)), longest)
+    from temper.serve import runner
+
+    return runner.make(loaded.model, tokens)
+
+
 def short(value: float) -> float | None:
     """Return a float32 as the shortest decimal that reads back the same; None where JSON has no word for it."""
     import numpy
@@ -101,10 +112,8 @@ class Engine:
 
     def __init__(self, loaded: Loaded, limits: Limits, tokens: int, metrics: Metrics) -> None:
         """Take memory for so many tokens of prompts and answers: at least those of the longest request."""
-        from temper.serve import runner
-
         self.loaded, self.limits, self.metrics = loaded, limits, metrics
-        self.runner = runner.make(loaded.model, tokens)
+        self.runner = _runner(loaded, tokens, limits.max_total_tokens)
         self.healthy = True
         self._inside = 0
         self._lock = threading.Lock()

@@ -26,7 +26,7 @@ from temper.config import serving
 from temper.containers import Container, Engine
 from temper.errors import ConfigError, MachineError, ServeError
 from temper.images.oci import OFFLINE
-from temper.serve.load import chosen_dtype
+from temper.serve.load import EIGHT_BITS, chosen_dtype
 
 MODEL = "/model"  # where the merged folder is mounted
 KEY = {"local": "TEMPER_API_KEY", "vllm": "VLLM_API_KEY"}  # variables that the key goes by
@@ -90,7 +90,7 @@ def dtype(serve: Mapping[str, Any], folder: Path) -> str:
     """Return what the server computes in: the section's, or for auto the merged weights'."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if serve["engine"] == "local":
-        return chosen_dtype(serve["dtype"], config)
+        return chosen_dtype(serve["quantize"] or serve["dtype"], config)
     if serve["dtype"] != "auto":
         return str(serve["dtype"])
     parts = (config, config.get("text_config") or {})
@@ -148,7 +148,7 @@ def _launcher(config: Mapping[str, Any], dtype: str, count: int, address: str) -
         "max-input-tokens": serve["max_input_tokens"],
         "max-total-tokens": serve["max_total_tokens"],
         "max-concurrent-requests": serve["max_concurrent_requests"],
-        "dtype": None if serve["quantize"] in serving.WITHOUT_DTYPE else dtype,
+        "dtype": None if serve["quantize"] in (*serving.WITHOUT_DTYPE, EIGHT_BITS) else dtype,
         "quantize": serve["quantize"],
         "cuda-memory-fraction": serve["memory_fraction"],
         "prometheus-port": _beside(serve["port"], 10_000),

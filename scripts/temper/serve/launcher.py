@@ -15,14 +15,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from temper import __version__
 from temper.errors import UsageError
-from temper.serve.load import DTYPES
+from temper.serve.load import DTYPES, EIGHT_BITS
 
 HELP = "see: python -m temper.serve --help"
 GRACE_S = 10  # how long answers under way may take after SIGTERM; control.py kills 5 s later
 DEFAULT_TOTAL = 4096  # tokens; the model's own limit where that is less
+_KINDS = "awq compressed-tensors eetq exl2 gptq marlin bitsandbytes bitsandbytes-nf4 bitsandbytes-fp4 fp8"
+TGI_KINDS = tuple(_KINDS.split())
 FLOAT16 = "float16"  # TGI's default; accepted, but no CPU computes in it at any speed
 
 
@@ -39,6 +42,13 @@ def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
 
     return read
+
+
+def kind(text: str) -> str:
+    """Return a kind of quantisation that is accepted."""
+    if text not in (EIGHT_BITS, *TGI_KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {EIGHT_BITS}, nor one of TGI's kinds")
+    return text
 
 
 def dtype(text: str) -> str:
@@ -62,6 +72,28 @@ def origins(text: str) -> list[str]:
     if wrong := [each for each in found if not re.fullmatch(r"https?://[^\s/*?#@]+", each)]:
         raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not an origin such as https://chat.example:8443")
     return found
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A further server on this machine, shown on the chat page beside this one."""
+
+    name: str
+    url: str
+
+
+def peer(text: str) -> Peer:
+    """Return the server that NAME=http://LOOPBACK:PORT means."""
+    name, _, url = text.partition("=")
+    try:
+        parts = urlsplit(url)
+        local = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+        plain = url.rstrip("/") == f"http://{parts.netloc}" and "@" not in url and parts.port is not None
+    except ValueError:
+        local = plain = False
+    if not (name and local and plain):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=http://127.0.0.1:PORT, a server on this machine")
+    return Peer(name, url.rstrip("/"))
 
 
 @dataclass(frozen=True)
@@ -112,8 +144,21 @@ OPTIONS = (
         origins,
         metavar="URL",
     ),
+    Option(
+        "--beside",
+        "a further server on this machine, shown beside this one at /ui, as the base model's; again for another",
+        peer,
+        metavar="NAME=URL",
+        variable=False,
+    ),
     Option("--graceful-termination-timeout -g", "seconds for answers under way after SIGTERM", whole(0), GRACE_S),
     Option("--dtype", "auto (as the weights), float32 or bfloat16", dtype, "auto", "NAME"),
+    Option(
+        "--quantize",
+        f"{EIGHT_BITS}: weights in 8 bits, by llama.cpp: faster, and answers may differ; TGI's kinds are passed over",
+        kind,
+        metavar="KIND",
+    ),
     Option("--threads", "CPU threads (default: OMP_NUM_THREADS, else the CPUs at hand)", whole(1), variable=False),
     Option(
         "--api-key-file",
@@ -124,9 +169,10 @@ OPTIONS = (
     ),
     Option("--api-key", "the key itself; better a file, as others can read this line", metavar="KEY", variable=False),
 )
+REPEATED: dict[Callable[[str], Any], str] = {origins: "extend", peer: "append"}  # options that may come again
 # The rest of TGI's.
 _VALUED = (
-    "revision validation-workers sharded num-shard quantize speculate kv-cache-dtype "
+    "revision validation-workers sharded num-shard speculate kv-cache-dtype "
     "waiting-served-ratio max-batch-prefill-tokens max-waiting-tokens max-batch-size "
     "cuda-graphs prometheus-port shard-uds-path master-addr master-port huggingface-hub-cache weights-cache-override "
     "cuda-memory-fraction rope-scaling rope-factor otlp-endpoint otlp-service-name watermark-gamma "
@@ -172,7 +218,7 @@ def _kind(option: Option) -> dict[str, Any]:
     if option.read is switch:
         return {"action": "store_const", "const": True}
     kind = {"type": option.read, "metavar": option.metavar}
-    return {**kind, "action": "extend"} if option.read is origins else kind
+    return {**kind, "action": REPEATED[option.read]} if option.read in REPEATED else kind
 
 
 def read(argv: list[str] | None = None) -> argparse.Namespace:
@@ -190,6 +236,7 @@ def read(argv: list[str] | None = None) -> argparse.Namespace:
     given.threads = given.threads or _variable("OMP_NUM_THREADS", whole(1), environ)
     _settle_input_limit(given)
     _settle_dtype(given)
+    _settle_quantize(given)
     _check(given)
     return given
 
@@ -277,6 +324,19 @@ def _settle_dtype(given: argparse.Namespace) -> None:
             "bfloat16 weights in bfloat16, others in float32"
         )
         given.dtype = "auto"
+
+
+def _settle_quantize(given: argparse.Namespace) -> None:
+    """Leave out a kind of TGI's and say so; UsageError for a dtype besides ours."""
+    if given.quantize in TGI_KINDS:
+        given.warnings.append(
+            f"{named(given, 'quantize')} {given.quantize} is for a GPU: the weights stay as they are; "
+            f"--quantize {EIGHT_BITS} makes them smaller here"
+        )
+        given.quantize = None
+    if given.quantize and given.dtype != "auto":
+        both = f"{named(given, 'quantize')} {given.quantize} and {named(given, 'dtype')} {given.dtype}"
+        raise UsageError(f"{both} exclude each other", "set only one")
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -10,24 +10,25 @@ from typing import Any
 from temper.errors import ServeError, UsageError
 
 DTYPES = ("auto", "float32", "bfloat16")
+EIGHT_BITS = "q8_0"  # what --quantize makes of the weights
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model ready to run and what belongs to it."""
 
-    model: Any
+    model: Any  # of transformers; of llama_cpp where dtype is EIGHT_BITS
     tokenizer: Any
     chat_template: str | None
     eos: frozenset[int]
     special: frozenset[int]
     dtype: str
-    positions: int  # longest sequence the model was made for, tokens
+    token_bytes: int  # what a token's keys and values take
 
 
 def load(folder: Path, dtype: str, threads: int | None) -> Loaded:
     """Return the folder's model in `dtype` ("auto": as its weights); ServeError when it cannot be served."""
-    config = _checked_config(folder)
+    config = read_config(folder)
     dtype = chosen_dtype(dtype, config)
     import torch
     import transformers
@@ -41,9 +42,16 @@ def load(folder: Path, dtype: str, threads: int | None) -> Loaded:
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, **local
-        ).eval()
+        if dtype == EIGHT_BITS:
+            from temper.serve import llama_cpp
+
+            model: Any = llama_cpp.Model(folder, torch.get_num_threads())
+        else:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), use_safetensors=True, **local
+            ).eval()
+    except ServeError:
+        raise
     except Exception as error:  # whatever a broken folder raises, from OSError to a KeyError in a config
         reason = " ".join(str(error).split())[:300]
         raise ServeError(
@@ -57,11 +65,12 @@ def load(folder: Path, dtype: str, threads: int | None) -> Loaded:
         _eos(folder, tokenizer),
         frozenset(tokenizer.all_special_ids),
         dtype,
-        _positions(config),
+        _token_bytes(config, dtype),
     )
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a folder that can be served; ServeError for another one."""
     if not (folder / "config.json").is_file():
         raise ServeError(f"{folder} holds no model (no config.json)", "name a merged folder; make one with: make merge")
     if (folder / "adapter_config.json").exists():
@@ -82,6 +91,8 @@ def _checked_config(folder: Path) -> dict[str, Any]:
 
 def chosen_dtype(asked: str, config: dict[str, Any]) -> str:
     """Return the dtype to compute in; float16 weights run in float32, which holds them exactly."""
+    if asked == EIGHT_BITS:
+        return asked
     if asked == "float16":
         raise UsageError("--dtype float16 is slow and inexact on a CPU", "use --dtype bfloat16 or --dtype float32")
     if asked not in DTYPES:
@@ -91,8 +102,16 @@ def chosen_dtype(asked: str, config: dict[str, Any]) -> str:
     return "bfloat16" if _text(config, "dtype", "torch_dtype") == "bfloat16" else "float32"
 
 
-def _positions(config: dict[str, Any]) -> int:
+def positions(config: dict[str, Any]) -> int:
+    """Return the longest sequence the model was made for, tokens."""
     return int(_text(config, "max_position_embeddings") or 2**31)
+
+
+def _token_bytes(config: dict[str, Any], dtype: str) -> int:
+    heads = int(_text(config, "num_attention_heads", "n_head") or 1)
+    size = _text(config, "head_dim") or (_text(config, "hidden_size", "n_embd") or 1) // heads
+    layers = _text(config, "num_hidden_layers", "n_layer") or 1
+    return int(2 * layers * (_text(config, "num_key_value_heads") or heads) * size * (4 if dtype == "float32" else 2))
 
 
 def _text(config: dict[str, Any], *names: str) -> Any:

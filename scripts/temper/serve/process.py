@@ -51,7 +51,7 @@ class Process:
 
         given = self._options()
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return api_key(given.api_key_file, KEY), chosen_dtype(given.dtype, config)
+        return api_key(given.api_key_file, KEY), given.quantize or chosen_dtype(given.dtype, config)
 
     def check(self, url: str) -> None:
         """Have nothing to add to the golden prompts."""

@@ -8,8 +8,6 @@ token for token: each request has its own attention, and products that come out 
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,12 +74,6 @@ def _shape(config: Any) -> tuple[int, int, int]:
     """Return layers, heads and size of a model's keys, which are those of its values."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return config.num_hidden_layers, config.num_key_value_heads, size
-
-
-def fitting(model: Any) -> int:
-    """Return for how many tokens keys and values fit into a quarter of this machine's memory."""
-    each = 2 * math.prod(_shape(model.config.get_text_config())) * model.dtype.itemsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // each
 
 
 class Separate:

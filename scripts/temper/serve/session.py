@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from temper import containers, digests, pipeline, stage
-from temper.errors import GateError, ServeError
+from temper.errors import ConfigError, GateError, ServeError
 from temper.images import pin, pinned
 from temper.serve import control, engines, process
 from temper.serve.boxed import Box
 from temper.serve.process import Process
 
 # What decides whether a running server is still the right one: the whole section, and the merged model.
-OPTIONS = ("dtype", "max_input_tokens", "max_total_tokens", "max_concurrent_requests", "api_key_file")
+BASE = "base"  # the folder with the state of the base model's server, in the other's
+OPTIONS = ("dtype", "quantize", "max_input_tokens", "max_total_tokens", "max_concurrent_requests", "api_key_file")
 
 
 def _state(config: dict[str, Any]) -> Path:
@@ -47,9 +48,15 @@ def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
     """Serve the merged model, replay its golden prompts, and return the URL; refuse an altered result."""
     stage.refuse_altered(merged(config))
     golden_file, quantize = merged(config) / "golden.json", config["serve"]["quantize"]
+    more = _beside(config, say)
     try:
-        url = control.bring_up(lambda: _server(config, say, merged(config)), _state(config), _key(config), golden_file)
-    except GateError as error:
+        url = control.bring_up(
+            lambda: _server(config, say, merged(config), more=more), _state(config), _key(config), golden_file
+        )
+    except BaseException as error:
+        _stop_base(_state(config))
+        if not isinstance(error, GateError):
+            raise
         hint = f"; serve.quantize: {quantize} changes answers, try without it" if quantize else ""
         raise GateError(f"{error}{hint}") from None
     named = f"SCENARIO={config['scenario']}"
@@ -57,17 +64,37 @@ def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
     return url
 
 
+def _beside(config: dict[str, Any], say: Callable[[str], None]) -> list[str]:
+    """Serve the base model too where that is asked for, and return the option that shows it beside the tuned one."""
+    port = config["serve"]["base_port"]
+    if not port:
+        _stop_base(_state(config))
+        return []
+    if engines.in_container(config):
+        raise ConfigError("serve.base_port: a server in a container reaches no other", "RUNTIME=local, or leave it out")
+    return ["--beside", f"base={start_base(config, _state(config) / BASE, port, say)}"]
+
+
+def _stop_base(state: Path) -> None:
+    if (state / BASE / "server.json").exists():
+        control.stop(state / BASE)
+
+
 def start_base(config: dict[str, Any], state: Path, port: int, say: Callable[[str], None]) -> str:
     """Serve the base model, as the merged one is served, on a port of loopback, and return the URL."""
     base = {**config, "serve": {**config["serve"], "host": "127.0.0.1", "port": port}}
-    return control.bring_up(lambda: _server(base, say, pipeline.base(config), "-base"), state, "base", None)
+    folder = pipeline.base(config)
+    key = control.key_of(str(folder), base["serve"])
+    return control.bring_up(lambda: _server(base, say, folder, "-base"), state, key, None)
 
 
-def _server(config: dict[str, Any], say: Callable[[str], None], folder: Path, suffix: str = "") -> Process | Box:
+def _server(
+    config: dict[str, Any], say: Callable[[str], None], folder: Path, suffix: str = "", more: Sequence[str] = ()
+) -> Process | Box:
     """Return what is to be started to serve `folder`; in a container, with its image brought into the engine."""
     serve = config["serve"]
     if not engines.in_container(config):
-        return Process(folder, arguments(config), serve["host"], serve["port"])
+        return Process(folder, [*arguments(config), *more], serve["host"], serve["port"])
     kind, key = serve["engine"], api_key(config)
     engines.refuse_key(kind, key)
     engine = containers.any_engine(config.get("runtime", "local"))
@@ -150,7 +177,9 @@ def ask(config: dict[str, Any], at: str, question: str, longest: int | None = No
 
 def stop(scenario: str, profile: str) -> str:
     """Stop the server and say whether one was running."""
-    running = control.stop(pipeline.state(scenario, profile))
+    state = pipeline.state(scenario, profile)
+    _stop_base(state)
+    running = control.stop(state)
     return f"stop    {scenario}, profile {profile}: {'stopped' if running else 'no server was running'}"
 
 

@@ -1,18 +1,15 @@
 """The chat page at /ui: three files under a strict policy, a list of models, and a way to the servers beside this one.
 
 The page may ask only the server it came from. For a second model, as the base model beside the tuned one,
-POST /ui/ask/N passes a conversation on to the N-th server named at start, which must listen on this machine's loopback.
+POST /ui/ask/N passes a conversation on to the N-th server that --beside named, on this machine's loopback.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI, Request
@@ -21,10 +18,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.background import BackgroundTask
 
-from temper.errors import UsageError
 from temper.serve import reading
+from temper.serve.launcher import Peer
 
-PEERS = "TEMPER_UI_MODELS"  # the environment variable with NAME=URL of each further server, separated by blanks
 FOLDER = Path(__file__).with_name("ui")
 FILES = {
     "/ui": ("index.html", "text/html; charset=utf-8"),
@@ -45,36 +41,10 @@ TIMEOUT = httpx.Timeout(5, read=600)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A further server on this machine, shown beside this one."""
-
-    name: str
-    url: str
-
-
 class _Conversation(BaseModel):
     """Any JSON object: what it must hold is for the other server to say."""
 
     model_config = ConfigDict(extra="allow")
-
-
-def peers(text: str) -> list[Peer]:
-    """Return the servers of PEERS; UsageError for what is not NAME=http://LOOPBACK:PORT."""
-    return [_peer(word) for word in text.split()]
-
-
-def _peer(word: str) -> Peer:
-    name, _, url = word.partition("=")
-    try:
-        parts = urlsplit(url)
-        local = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
-        plain = url.rstrip("/") == f"http://{parts.netloc}" and "@" not in url and parts.port is not None
-    except ValueError:
-        local = plain = False
-    if not (name and local and plain):
-        raise UsageError(f"{PEERS}: {word!r} is not NAME=http://127.0.0.1:PORT", "name a server on this machine")
-    return Peer(name, url.rstrip("/"))
 
 
 def add(app: FastAPI, name: str, peers: Sequence[Peer] = (), guard: Sequence[Depends] = ()) -> None:
