@@ -113,16 +113,22 @@ def test_a_killed_server_is_noticed_and_replaced(made: Made) -> None:
     assert "ready at" in made.make("status").stdout
 
 
-def test_an_altered_chat_template_never_gets_ready(made: Made, tmp_path: Path) -> None:
-    """A model whose template was changed after the merge fails the golden replay, and no server is left."""
+@pytest.mark.parametrize("options", [[], ["--quantize", "q8_0"]], ids=["merged weights", "8 bits"])
+@pytest.mark.parametrize("altered", ["chat template", "rope base"])
+def test_an_altered_model_never_gets_ready(made: Made, tmp_path: Path, altered: str, options: list[str]) -> None:
+    """A model whose template or rope base was changed after the merge fails the golden replay; no server is left."""
     folder = tmp_path / "merged"
     shutil.copytree(made.build / "merged", folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = config["chat_template"].replace("<|im_start|>", "<|im_start|> ")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if altered == "chat template":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["chat_template"] = config["chat_template"].replace("<|im_start|>", "<|im_start|> ")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "rope_theta": config["rope_theta"] / 10}))
     code = (
         "import sys; from pathlib import Path; from temper import errors; from temper.serve import control; "
-        f"errors.main(lambda: print(control.start(Path({str(folder)!r}), Path({str(tmp_path)!r}), [], 'k', "
+        f"errors.main(lambda: print(control.start(Path({str(folder)!r}), Path({str(tmp_path)!r}), {options}, 'k', "
         f"Path({str(folder / 'golden.json')!r}), '127.0.0.1', {free_port()})))"
     )
     done = subprocess.run(

@@ -321,14 +321,17 @@ class _Run:
 
         segments = np.concatenate([np.empty(0, first.SEGMENT), *self.segments])
         segments = segments[np.argsort(segments["bucket"], kind="stable")]
-        parts = np.split(segments, np.searchsorted(segments["bucket"], range(1, 1 << self.bits)))
+        segments.tofile(self.spool / second.SEGMENTS)  # buckets times chunks: much memory for millions of rows
+        edges = np.searchsorted(segments["bucket"], range((1 << self.bits) + 1)).tolist()
         self.segments.clear()
+        del segments
+        workers.trim()
         does = self.options.does
         last = not does("near") and not (does("tokens") and self.options.model)
         work = [
             second.Bucket(
                 number,
-                part,
+                (begin, end - begin),
                 tuple(self.spools),
                 self.options,
                 tuple(table.name for table in self.tables),
@@ -337,7 +340,7 @@ class _Run:
                 self.turns,
                 last,
             )
-            for number, part in enumerate(parts)
+            for number, (begin, end) in enumerate(itertools.pairwise(edges))
         ]
         self.total, rows = second.Merged(), []
         for number, result in enumerate(self.over(second.run, work), 1):
@@ -346,10 +349,6 @@ class _Run:
             self.progress(f"merging duplicates: {number / len(work):.0%}")
         if last:
             return
-        none = np.empty(0, first.SEGMENT)
-        work = [bucket._replace(segments=none) for bucket in work]  # those of millions of rows take much memory
-        del segments, parts
-        workers.trim()
         gone = self._near(tuple(rows)) if does("near") else [[] for _ in work]
         for number, result in enumerate(self.over(second.finish, list(zip(work, gone, strict=True))), 1):
             self.total.add(result)

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from temper.data import places
-from temper.data.first import INDEX, MARK, dumps
+from temper.data.first import INDEX, MARK, SEGMENT, dumps
 from temper.data.gather import gather
 from temper.data.options import Options
 from temper.data.places import path
@@ -35,7 +35,7 @@ class Bucket(NamedTuple):
     """A bucket, and all that a worker needs for it."""
 
     number: int
-    segments: np.ndarray  # SEGMENT
+    segments: tuple[int, int]  # the first of this bucket in the file of all, and how many
     spools: tuple[str, ...]
     options: Options
     names: tuple[str, ...]  # of the files
@@ -75,6 +75,7 @@ class Merged:
 
 
 RECORD = b'{"file":%s,"line":%d,"kind":"%s","kept_file":%s,"kept_line":%d}\n'
+SEGMENTS = "segments"  # a file with where the rows of all buckets are, by bucket
 BEGIN, END, SIDE, FILE, LINE = range(5)
 KEPT = (END, SIDE, FILE, LINE)  # what is kept of each row for the next pass
 
@@ -97,7 +98,9 @@ class Sorted(NamedTuple):
 
 def _read(bucket: Bucket) -> tuple[np.ndarray, Sorted]:
     """Return the keys of a bucket's rows, and the rows, ordered by key."""
-    segments, tables, parts = bucket.segments, [], []
+    at, count = bucket.segments
+    segments = np.fromfile(Path(bucket.folder) / SEGMENTS, SEGMENT, count, offset=at * SEGMENT.itemsize)
+    tables, parts = [], []
     handles: dict[int, int] = {}
     for spool, at, rows, size in segments[["spool", "at", "rows", "bytes"]].tolist():
         if spool not in handles:
@@ -279,15 +282,12 @@ def save(bucket: Bucket, rows: Sorted) -> None:
         from temper.data import near
 
         values = near.bands([question(orjson.loads(plain(row))) for row in rows.rows()])
-        np.save(path(bucket.folder, "bands", bucket.number), np.ascontiguousarray(values.T))
+        np.ascontiguousarray(values.T).tofile(path(bucket.folder, "bands", bucket.number))
 
 
 def kept(folder: str, number: int) -> np.ndarray:
-    """Return KEPT of each row that `save` kept, int64 [rows, 4], mapped."""
-    file = path(folder, "index", number)
-    return (
-        np.memmap(file, np.int64, "r").reshape(-1, len(KEPT)) if file.stat().st_size else np.empty((0, len(KEPT)), int)
-    )
+    """Return KEPT of each row that `save` kept, int64 [rows, 4]."""
+    return np.fromfile(path(folder, "index", number), np.int64).reshape(-1, len(KEPT))
 
 
 def load(bucket: Bucket) -> Sorted:

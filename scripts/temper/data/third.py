@@ -10,7 +10,8 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ from temper.data.second import EVAL, KEPT, SIDE, answer, context, kept, plain, q
 from temper.data.workers import Map, trim
 
 SLICE = 1 << 19  # rows of a band that are looked at in one go
+PASS = 1 << 15  # rows of those whose pairs are found in one go, if a group has not more
+RANGE = 1 << 15  # rows: where the pairs begin whose first row is in each range is known, and no more of them
+TOGETHER = 100_000  # pairs that are compared in one go, if a range has not more
 ALL_PAIRS = 4000  # rows of a group up to which each held-out row is compared with each row to train on
 NEIGHBOURS = 8  # rows of a group that each row is compared with, besides the first and the nearest of the other side
 
@@ -37,9 +41,9 @@ class Band(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs of rows to be compared."""
+    """Pairs of rows to be compared: a part of each band's file."""
 
-    pairs: Any  # int64 [n, 2]
+    parts: tuple[tuple[Path, int, int], ...]  # file, first pair, pairs
     folder: str
     rows: tuple[int, ...]
 
@@ -55,32 +59,61 @@ GONE = np.dtype([("row", "i8"), ("stays", "i8"), ("likeness", "f8"), ("across", 
 
 
 def _distinct(pairs: np.ndarray) -> np.ndarray:
-    """Return the pairs in order, each once; numpy's unique() takes ten times as long on such numbers."""
-    pairs = np.sort(pairs)
+    """Return the pairs in order, each once, and put those given in order; unique() takes ten times as long."""
+    pairs.sort()
     return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)]]
 
 
+def _file(band: Band) -> Path:
+    return path(band.folder, f"pairs-{band.number}", band.part)
+
+
 def candidates(band: Band) -> np.ndarray:
-    """Return the pairs of rows that share a value of a band, as first << 32 | second."""
-    found = _pairs(*_values(band))
+    """Write the pairs of rows that share a value of a band, as first << 32 | second, in order.
+
+    Return where those of each RANGE begin, and how many there are: there may be many more pairs than rows.
+    """
+    found = _of_band(*_values(band))
+    found.tofile(_file(band))
+    begins = np.searchsorted(found, np.arange(0, sum(band.rows) + RANGE, RANGE) << 32)
     trim()
-    return found
+    return begins
 
 
 def _values(band: Band) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a band's values, the rows they belong to and the sides of these, ordered by value."""
-    values, ids, sides, base = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    values, ids, sides, base = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)], [np.empty(0, np.uint8)], 0
     for bucket, count in enumerate(band.rows):
         if count:
-            found = np.load(f"{path(band.folder, 'bands', bucket)}.npy", mmap_mode="r")[band.number]
+            # Not as .npy: reading its header leaves 700 bytes behind where the garbage collector is off.
+            file, size = path(band.folder, "bands", bucket), 8 * count
+            found = np.fromfile(file, np.uint64, count, offset=size * band.number)
             here = np.flatnonzero((found >> np.uint64(40)) % np.uint64(band.parts) == np.uint64(band.part))
             values.append(found[here])
-            ids.append(here + base)
-            sides.append(kept(band.folder, bucket)[:, SIDE - 1][here])
+            ids.append((here + base).astype(np.uint32))
+            sides.append(kept(band.folder, bucket)[:, SIDE - 1][here].astype(np.uint8))
             base += count
     value = np.concatenate(values)
     order = np.argsort(value, kind="stable")
     return value[order], np.concatenate(ids)[order], np.concatenate(sides)[order]
+
+
+def _of_band(value: np.ndarray, row: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Return the pairs of rows with equal values: some groups at a time, as one pass over all takes much memory."""
+    starts = np.flatnonzero(np.concatenate([[True], value[1:] != value[:-1]])[: len(value)])
+    cuts = starts[np.searchsorted(starts, np.arange(0, len(value), PASS)).clip(max=len(starts) - 1)]
+    edges = np.unique([*cuts, len(value)]).tolist()
+    return _distinct(
+        np.concatenate(
+            [
+                np.empty(0, np.int64),
+                *(
+                    _pairs(value[low:high], row[low:high].astype(np.int64), side[low:high])
+                    for low, high in pairwise(edges)
+                ),
+            ]
+        )
+    )
 
 
 def _pairs(value: np.ndarray, row: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -165,7 +198,9 @@ class Rows:
 def compare(work: Pairs) -> np.ndarray:
     """Return as NEAR those of the pairs whose questions are near-duplicates."""
     rows, found = Rows(work.folder, work.rows), []
-    for first, second in work.pairs.tolist():
+    parts = [np.fromfile(file, np.int64, count, offset=8 * at) for file, at, count in work.parts]
+    pairs = _distinct(np.concatenate(parts))
+    for first, second in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
         one, other = rows(first), rows(second)
         if (likeness := near.likeness(one[0], other[0])) >= near.THRESHOLD:
             same = one[3] == other[3] and (one[1] == other[1] or near.likeness(one[1], other[1]) >= near.THRESHOLD)
@@ -180,12 +215,14 @@ def find(over: Map, folder: str, counts: tuple[int, ...]) -> np.ndarray:
     total = sum(counts)
     parts = max(1, -(-total // SLICE))
     work = [Band(number, part, parts, folder, counts) for number in range(near.BANDS) for part in range(parts)]
-    pairs = np.empty(0, np.int64)
-    for found in over(candidates, work):
-        pairs = _distinct(np.concatenate([pairs, found]))
-    split = np.stack([pairs >> 32, pairs & 0xFFFFFFFF], axis=1)
-    size = max(1000, min(50_000, -(-len(split) // 8)))
-    pieces = [Pairs(split[at : at + size], folder, counts) for at in range(0, len(split), size)]
+    begins = np.stack(list(over(candidates, work)))  # [bands and their parts, ranges + 1]
+    files, sizes = [_file(band) for band in work], np.diff(begins).sum(0)
+    edges = np.searchsorted(np.cumsum(sizes), np.arange(0, sizes.sum() + TOGETHER, TOGETHER))
+    pieces = []
+    for low, high in pairwise(np.unique([0, *edges, len(sizes)]).tolist()):
+        within = zip(files, begins[:, low].tolist(), (begins[:, high] - begins[:, low]).tolist(), strict=True)
+        if there := tuple(part for part in within if part[2]):
+            pieces.append(Pairs(there, folder, counts))
     return np.concatenate([np.empty(0, NEAR), *over(compare, pieces)])
 
 
