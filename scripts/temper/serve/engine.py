@@ -173,8 +173,11 @@ class Engine:
     def _admit(self) -> bool:
         """Let waiting requests join, blocking while there is nothing to do; False: the engine stops."""
         while True:
+            idle = not (self._waiting or self._running)
+            if idle:
+                self._tell()  # else the last requests would seem to run for as long as nobody asks
             try:
-                job = self._queue.get(block=not (self._waiting or self._running))
+                job = self._queue.get(block=idle)
                 if job is None:
                     return False
                 self._waiting.append(job)
