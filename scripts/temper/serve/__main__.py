@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,15 +94,20 @@ def run() -> int:
     for warning in given.warnings:
         say(f"warning: {warning}")
     key, model = given.api_key or api_key(given.api_key_file), folder(given)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Idle threads must sleep, not spin: on a shared machine spinning ones cost more than they save.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        signal.signal(number, lambda *_, status=status: os._exit(status))  # a thread is in torch: nothing to tidy up
+    # Threads that wait spin for a moment, not for milliseconds, as is the default: that costs much on a shared machine.
+    # To sleep at once (OMP_WAIT_POLICY=PASSIVE) halves the speed on an idle one: a token is hundreds of short products.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     threads = given.threads or len(os.sched_getaffinity(0))
     # Before the model is loaded: limits that contradict and a taken port are known at once.
     longest = limits(given, load.positions(load.read_config(model)))
     bound = ports.bind(given.hostname, given.port)
     started = time.monotonic()
-    engine = _engine(given, model, threads, longest)
+    # In a thread that ends: OpenMP's threads spin only while there are no more of them than CPUs, and the engine's do.
+    with ThreadPoolExecutor(1) as apart:
+        engine = apart.submit(_engine, given, model, threads, longest).result()
     say(
         f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
         f"and with answer to {engine.limits.max_total_tokens} tokens, key {'required' if key else 'not required'}, "

@@ -108,12 +108,13 @@ class Model:
         self.log = _LOG(self._note)  # llama.cpp keeps no reference
         self.lib.llama_log_set(self.log, None)
         self.lib.llama_backend_init()
-        with tempfile.TemporaryDirectory(prefix="temper-") as place:
-            file = Path(place) / "model.gguf"
+        with tempfile.TemporaryFile() as unnamed:  # whatever happens, nothing is left
+            file = Path(f"/proc/self/fd/{unnamed.fileno()}")
             try:
                 self.vocabulary = gguf_file.write(folder, file, self._quantise)
             except OSError as error:
-                raise ServeError(f"{file} cannot be written ({error})", "TMPDIR names another folder") from None
+                where = tempfile.gettempdir()
+                raise ServeError(f"8-bit weights cannot be written in {where} ({error})", "set TMPDIR") from None
             self.model = self.lib.llama_model_load_from_file(str(file).encode(), self.lib.llama_model_default_params())
         if not self.model:
             raise self.failed(f"does not load {folder}")
