@@ -94,8 +94,8 @@ def run() -> int:
     for warning in given.warnings:
         say(f"warning: {warning}")
     key, model = given.api_key or api_key(given.api_key_file), folder(given)
-    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        signal.signal(number, lambda *_, status=status: os._exit(status))  # a thread is in torch: nothing to tidy up
+    # While the model loads there is nothing to tidy up, and a thread in torch that would not let the process end.
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
     # Threads that wait spin for a moment, not for milliseconds, as is the default: that costs much on a shared machine.
     # To sleep at once (OMP_WAIT_POLICY=PASSIVE) halves the speed on an idle one: a token is hundreds of short products.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -108,6 +108,8 @@ def run() -> int:
     # In a thread that ends: OpenMP's threads spin only while there are no more of them than CPUs, and the engine's do.
     with ThreadPoolExecutor(1) as apart:
         engine = apart.submit(_engine, given, model, threads, longest).result()
+    signal.signal(signal.SIGINT, before[signal.SIGINT])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     say(
         f"{given.model_id}: {engine.loaded.dtype}, {threads} threads, prompts to {engine.limits.max_input_tokens} "
         f"and with answer to {engine.limits.max_total_tokens} tokens, key {'required' if key else 'not required'}, "
@@ -115,6 +117,10 @@ def run() -> int:
     )
     _serve(given, bound, engine, key)
     return 0
+
+
+def _leave(number: int, _: object) -> None:
+    os._exit(0 if number == signal.SIGTERM else 130)
 
 
 def _engine(given: argparse.Namespace, model: Path, threads: int, longest: tuple[int, int]) -> Engine:
