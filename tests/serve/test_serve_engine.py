@@ -68,6 +68,20 @@ def test_a_known_beginning_is_not_computed_again(engine: Engine, folder: Path) -
     assert answer == wanted[: len(answer)] and len(answer) == len(wanted)
 
 
+def test_batch_variant_makes_all_rows_at_once(folder: Path) -> None:
+    """With it no layer goes row by row, in float32 either, where each shape mixes rows; a request alone is exact."""
+    engine = Engine(load.load(folder, "float32", 1), LIMITS, 1600, Metrics(LIMITS), variant=True)
+    try:
+        layers = [layer for layer in engine.loaded.model.modules() if isinstance(layer, runner._Linear)]
+        assert layers and not any(layer.mixed for layer in layers)
+        (answer,) = made(engine, PROMPTS[:1])
+        wanted, _ = reference(folder, PROMPTS[0], TOKENS, "float32")
+        assert answer == wanted[: len(answer)]
+        assert all(made(engine, PROMPTS))
+    finally:
+        engine.stop()
+
+
 @pytest.mark.parametrize("separate", [False, True])
 def test_who_finds_no_room_waits(folder: Path, separate: bool) -> None:
     """With room for one request, several are answered one after the other; all room is free again afterwards."""

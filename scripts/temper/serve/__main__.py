@@ -142,7 +142,7 @@ def _engine(given: argparse.Namespace, model: Path, threads: int, longest: tuple
     _, total = longest
     fitting = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // loaded.token_bytes
     tokens = given.max_batch_total_tokens or max(total, min(TOGETHER * total, fitting))
-    engine = Engine(loaded, allowed, tokens, Metrics(allowed))
+    engine = Engine(loaded, allowed, tokens, Metrics(allowed), bool(given.batch_variant))
     engine.healthy = False
     if not engine.probe():
         raise ServeError(f"{given.model_id} loads, but makes no token", "run: make verify")

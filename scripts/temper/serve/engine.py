@@ -89,7 +89,7 @@ class _State:
         self.started = time.monotonic()
 
 
-def _runner(loaded: Loaded, tokens: int, longest: int) -> Any:
+def _runner(loaded: Loaded, tokens: int, longest: int, variant: bool) -> Any:
     """Return what runs the model, with memory for so many tokens."""
     if loaded.dtype == EIGHT_BITS:
         from temper.serve import llama_cpp
@@ -97,7 +97,7 @@ def _runner(loaded: Loaded, tokens: int, longest: int) -> Any:
         return llama_cpp.Quantised(loaded.model, max(1, min(MOST, tokens // longest)), longest)
     from temper.serve import runner
 
-    return runner.make(loaded.model, tokens)
+    return runner.make(loaded.model, tokens, variant)
 
 
 def short(value: float) -> float | None:
@@ -110,10 +110,13 @@ def short(value: float) -> float | None:
 class Engine:
     """The model, its worker thread, and the count of requests let in."""
 
-    def __init__(self, loaded: Loaded, limits: Limits, tokens: int, metrics: Metrics) -> None:
-        """Take memory for so many tokens of prompts and answers: at least those of the longest request."""
+    def __init__(self, loaded: Loaded, limits: Limits, tokens: int, metrics: Metrics, variant: bool = False) -> None:
+        """Take memory for so many tokens of prompts and answers: at least those of the longest request.
+
+        With `variant` the last bits of an answer may depend on what else runs.
+        """
         self.loaded, self.limits, self.metrics = loaded, limits, metrics
-        self.runner = _runner(loaded, tokens, limits.max_total_tokens)
+        self.runner = _runner(loaded, tokens, limits.max_total_tokens, variant)
         self.healthy = True
         self._inside = 0
         self._lock = threading.Lock()

@@ -159,6 +159,12 @@ OPTIONS = (
         kind,
         metavar="KIND",
     ),
+    Option(
+        "--batch-variant",
+        "let the last bits of an answer depend on what else runs: faster with several users, and not reproducible",
+        switch,
+        variable=False,
+    ),
     Option("--threads", "CPU threads (default: OMP_NUM_THREADS, else the CPUs at hand)", whole(1), variable=False),
     Option(
         "--api-key-file",

@@ -40,10 +40,11 @@ class Place:
     cache: Any = None
 
 
-def make(model: Any, tokens: int) -> Runner | Separate:
+def make(model: Any, tokens: int, variant: bool = False) -> Runner | Separate:
     """Return what runs a model for several requests, with room for so many tokens: at once, or one by one.
 
     Only a model whose answer is the same, bit for bit, is run at once: one with attention of its own kind is not.
+    With `variant` that is asked of a request that runs alone only.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -54,7 +55,7 @@ def make(model: Any, tokens: int) -> Runner | Separate:
     separate = Separate(model, tokens)
     wanted = [_two_steps(separate, prompt) for prompt in ids]
     kind = config._attn_implementation
-    runner = Runner(model, tokens)
+    runner = Runner(model, tokens, variant)
     if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, prompt) for prompt in ids])):
         return runner
     model.config._attn_implementation = config._attn_implementation = kind
@@ -112,7 +113,7 @@ class Separate:
 class Runner:
     """A loaded model that runs several requests at once, and the memory for their keys and values."""
 
-    def __init__(self, model: Any, tokens: int) -> None:
+    def __init__(self, model: Any, tokens: int, variant: bool = False) -> None:
         config = model.config.get_text_config()
         layers, heads, size = _shape(config)
         self.model, self.tokens = model, tokens
@@ -124,7 +125,7 @@ class Runner:
         ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
         model.config._attn_implementation = config._attn_implementation = name
         self.one_by_one = _Switch()
-        _lay_out(model, self.one_by_one)
+        _lay_out(model, self.one_by_one, variant)
 
     def start(self, prompt: Sequence[int], room: int) -> Place | None:
         """Return a place with room for so many tokens; None while there is none.
@@ -255,15 +256,15 @@ class _Linear(nn.Module):
         return functional.linear(given, self.weight, self.bias)
 
 
-def _lay_out(model: nn.Module, one_by_one: _Switch) -> None:
-    """Replace a model's linear layers, and find out for each shape [out, in] whether it mixes rows."""
+def _lay_out(model: nn.Module, one_by_one: _Switch, variant: bool) -> None:
+    """Replace a model's linear layers, and unless that may be find out for each shape [out, in] if it mixes rows."""
     mixed: dict[tuple[int, int], bool] = {}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
                 new = _Linear(layer, one_by_one)
                 if new.size not in mixed:
-                    mixed[new.size] = _mixes(new, layer)
+                    mixed[new.size] = not variant and _mixes(new, layer)
                 new.mixed = mixed[new.size]
                 setattr(parent, name, new)
 
