@@ -104,7 +104,7 @@ status: $(VENV)/installed  ## what is made, and whether the server runs
 	@$(TEMPER) status $(ARGS)
 
 ##@ Work on Temper
-.PHONY: test check lock pin bench-train bench-data bench-merge bench-q8 bench-image bench-graph clean
+.PHONY: test check lock pin bench-train bench-data bench-merge bench-bits bench-image bench-graph clean
 test: .venv/installed-dev  ## everything that proves the repository: T=tests/graph for one folder
 	@.venv/bin/python -m pytest $(or $(T),tests)
 
@@ -126,7 +126,7 @@ bench-data: .venv/installed  ## the data stage on a million rows beside pandas, 
 bench-merge: .venv/installed  ## memory and CPU seconds of the merge against llamafactory-cli export and PEFT
 	@.venv/bin/python scripts/bench/merge.py $(BENCH)
 
-bench-q8: .venv/installed  ## what weights in 8 bits cost and give: perplexity, golden answers, tokens per second
+bench-bits: .venv/installed  ## what weights in 8 bits cost and give: perplexity, golden answers, tokens per second
 	@SCENARIO=$(call quoted,$(SCENARIO)) PROFILE=$(call quoted,$(PROFILE)) .venv/bin/python scripts/bench/quantize.py $(BENCH)
 
 bench-image: .venv/installed  ## import times in the container against the local environment

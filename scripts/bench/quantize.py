@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """What weights in 8 bits cost and give, beside the merged weights: answers, perplexity, speed and memory.
 
-    make bench-q8 SCENARIO=customer-service
-    make bench-q8 BENCH='--model build/models/smollm2-135m --rows 50'
+    make bench-bits SCENARIO=customer-service
+    make bench-bits BENCH='--model build/models/smollm2-135m --rows 50'
 
 Perplexity is that of the answers of the held-out split (data/eval.jsonl), each after its question in the model's chat
 template. Golden prompts are those recorded by the merge. Speed is one request's, greedy, through the server's engine;
 transformers.generate is the peer. Each runs in a process of its own, one after the other, on the same rows.
-Writes result.json into build/bench-q8.
+Writes result.json into build/bench-bits.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def run() -> int:
         if status:
             raise ResultError(f"{way} ended with status {status}", "its own words are above")
         found.append({**json.loads(text), "peak_mb": used.ru_maxrss / 1000})
-    out = BUILD / "bench-q8"
+    out = BUILD / "bench-bits"
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{table(found)}\n\n{given.model}, {found[0]['threads']} threads; written: {out}/result.json")
