@@ -76,8 +76,8 @@ def measure(way: str, given: argparse.Namespace) -> dict[str, Any]:
     elif way == "auto":
         run = runner.make(loaded.model, 4 * LONGEST)
     else:
-        run = runner.Separate(loaded.model, 2 * LONGEST)
-    if way != "generate":
+        run = None  # generate keeps its own keys and values
+    if run:
         for turns, answer in conversations(given.data, given.rows):
             before, whole = ids(tokenizer, turns), ids(tokenizer, turns, answer)[:LONGEST]
             place = run.start((), len(whole))
@@ -89,10 +89,10 @@ def measure(way: str, given: argparse.Namespace) -> dict[str, Any]:
     if file.is_file():
         recorded = json.loads(file.read_text(encoding="utf-8"))
     answers = [
-        _answer(way, loaded, run, prompt["prompt_ids"], recorded["max_new_tokens"], loaded.eos)[0]
+        _answer(loaded, run, prompt["prompt_ids"], recorded["max_new_tokens"], loaded.eos)[0]
         for prompt in recorded["prompts"]
     ]
-    speed = max(_answer(way, loaded, run, asked, SPEED, frozenset())[1] for _ in range(3))
+    speed = max(_answer(loaded, run, asked, SPEED, frozenset())[1] for _ in range(3))
     return {
         "way": f"{way} ({loaded.dtype})",
         "tokens": len(logprobs),
@@ -106,13 +106,11 @@ def measure(way: str, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _answer(
-    way: str, loaded: Any, run: Any, asked: list[int], most: int, eos: frozenset[int]
-) -> tuple[list[int], float]:
-    """Return a greedy answer and its tokens per second, from the second on."""
+def _answer(loaded: Any, run: Any, asked: list[int], most: int, eos: frozenset[int]) -> tuple[list[int], float]:
+    """Return a greedy answer and its tokens per second, from the second on; by generate where nothing runs it."""
     import torch
 
-    if way == "generate":
+    if not run:
         given = {"max_new_tokens": most, "do_sample": False, "eos_token_id": sorted(eos) or None, "pad_token_id": 0}
         began, tensor = time.perf_counter(), torch.tensor([asked])
         out = loaded.model.generate(tensor, attention_mask=torch.ones_like(tensor), **given)[0, len(asked) :].tolist()

@@ -85,7 +85,6 @@ class Serve(Section):
     quantize: str | None = Field(
         None, description="how the server shrinks the weights when it loads them; local: q8_0; none: not"
     )
-
     base_port: int | None = Field(
         None, ge=1, le=65535, description="local: also serve the base model, on this port, to compare at /ui"
     )

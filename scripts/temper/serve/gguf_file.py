@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.errors import ServeError
-from temper.merge import weight_files
+from temper.merge import checkpoint, weight_files
 
 # Model types whose attention and layers are llama.cpp's of this name.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -59,16 +59,16 @@ def write(folder: Path, file: Path, quantise: Quantise) -> int:
 
 def unfit(config: dict[str, Any]) -> str:
     """Say why a model is not run as it was trained, "" where it is."""
-    rope = _rope(config)
+    partial, scaling = checkpoint.rope(config)["partial"], _scaling(config)
     layers = {*(config.get("layer_types") or ["full_attention"])}
     heads = config.get("num_attention_heads") or 1
     facts = {
         f"model type {config.get('model_type')}": config.get("model_type") not in ARCHITECTURES,
-        f"rope type {rope['rope_type']}": rope["rope_type"] not in ("default", "linear", "llama3"),
+        f"rope type {scaling['rope_type']}": scaling["rope_type"] not in ("default", "linear", "llama3"),
         "a sliding window": layers != {"full_attention"}
         or bool(config.get("sliding_window") and config.get("use_sliding_window", True)),
         f"activation {config.get('hidden_act')}": config.get("hidden_act", "silu") != "silu",
-        "a rotary embedding for a part of each head": config.get("partial_rotary_factor", 1) != 1,
+        "a rotary embedding for a part of each head": (partial or 1) != 1,
         "matrices whose rows are no multiple of 32 long": bool(
             config.get("hidden_size", 0) % 32
             or config.get("intermediate_size", 0) % 32
@@ -78,18 +78,19 @@ def unfit(config: dict[str, Any]) -> str:
     return next((fact for fact, wrong in facts.items() if wrong), "")
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the rotary settings, which transformers 5 keeps in one place and 4 in two."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = given.get("rope_type", given.get("type", "default"))
-    return {"rope_theta": config.get("rope_theta", 10000.0), **given, "rope_type": kind}
+def _theta(config: dict[str, Any]) -> float:
+    return float(checkpoint.rope(config)["theta"] or 10000.0)
+
+
+def _scaling(config: dict[str, Any]) -> dict[str, Any]:
+    return checkpoint.rope(config)["scaling"] or {"rope_type": "default"}
 
 
 def _describe(writer: Any, config: dict[str, Any]) -> None:
     """Write the model's shape."""
     import gguf
 
-    rope, heads = _rope(config), config["num_attention_heads"]
+    scaling, heads = _scaling(config), config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
@@ -102,12 +103,12 @@ def _describe(writer: Any, config: dict[str, Any]) -> None:
     writer.add_key_length(size)
     writer.add_value_length(size)
     writer.add_rope_dimension_count(size)
-    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_freq_base(_theta(config))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    if rope["rope_type"] == "linear":
+    if scaling["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_factor(scaling["factor"])
 
 
 def _tensors(folder: Path, config: dict[str, Any], kind: str | None) -> Iterator[tuple[str, tuple[int, ...], Any]]:
@@ -127,8 +128,8 @@ def _tensors(folder: Path, config: dict[str, Any], kind: str | None) -> Iterator
                 if values is not None and rows:
                     values = _side_by_side(values, rows)
                 yield name, tuple(found[name].shape), values
-    if _rope(config)["rope_type"] == "llama3":
-        factors = _llama3(_rope(config), config)
+    if _scaling(config)["rope_type"] == "llama3":
+        factors = _llama3(_scaling(config), config)
         yield "rope_freqs.weight", factors.shape, factors
 
 
@@ -138,11 +139,11 @@ def _side_by_side(values: NDArray[np.float32], heads: int) -> NDArray[np.float32
     return np.ascontiguousarray(pairs.reshape(values.shape))
 
 
-def _llama3(rope: dict[str, Any], config: dict[str, Any]) -> NDArray[np.float32]:
+def _llama3(scaling: dict[str, Any], config: dict[str, Any]) -> NDArray[np.float32]:
     """Return by what each rotary frequency is divided (transformers' modeling_rope_utils, rope_type llama3)."""
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, size, 2) / size)
-    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    turns = rope["original_max_position_embeddings"] / wavelengths
+    wavelengths = 2 * np.pi * _theta(config) ** (np.arange(0, size, 2) / size)
+    low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
+    turns = scaling["original_max_position_embeddings"] / wavelengths
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
