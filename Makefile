@@ -16,6 +16,7 @@ ENGINE ?=                     ## what serves: tgi, vllm or local (default: the p
 IMAGE ?= temper-cpu temper-cuda  ## which images: temper-cpu temper-cuda temper-serve
 BASE_IMAGE ?=                 ## a base of your own: registry/debian@sha256:…
 PIN ?=                        ## 1: record the image that make image builds as the wanted one
+LANG_DOC ?=                   ## language of the report: en or zh
 PORT ?=                       ## port to serve on (default: serve.port, 8000)
 BUILD ?= build                ## folder of everything made at run time
 WAIT ?= 1                     ## 0: fail at once when another make holds the scenario
@@ -31,7 +32,8 @@ override PROFILE := $(or $(strip $(PROFILE)),$(if $(CONTAINED),gpu-24g,cpu))
 override MODEL := $(strip $(MODEL))
 override RUNTIME := $(or $(strip $(RUNTIME)),$(CONTAINED),local)
 override BUILD := $(strip $(BUILD))
-override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))) $(if $(strip $(ENGINE)),serve.engine=$(strip $(ENGINE))))
+override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))) $(if $(strip $(ENGINE)),serve.engine=$(strip $(ENGINE))) \
+  $(if $(strip $(LANG_DOC)),report.language=$(strip $(LANG_DOC))))
 
 # Where stages run in containers, the host needs no PyTorch.
 VENV := $(if $(filter local,$(RUNTIME)),.venv,.venv-host)
@@ -67,10 +69,9 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install install-ray image model data train merge verify
-install: $(INSTALLED)  ## the Python environment in .venv, from a hash-locked list; GPU profiles: .venv-cuda too
-install-ray: .venv/installed  ## an optional extra: Ray, for data.engine: ray
-	@bash scripts/llamafactory/install_llamafactory.sh --ray
+.PHONY: install image model data train merge verify
+install: $(INSTALLED)  ## the Python environment in .venv, from hash-locked lists; EXTRA=ray, track or lm-eval
+	@$(if $(strip $(EXTRA)),bash scripts/llamafactory/install_llamafactory.sh --$(strip $(EXTRA)))
 
 image: .venv-host/installed  ## the pinned images, built without network and compared with docker/images.lock; IMAGE=, PIN=1
 	@.venv-host/bin/python -m temper.images make $(if $(strip $(PIN)),--pin) --runtime $(call quoted,$(RUNTIME)) $(IMAGE)
@@ -82,6 +83,27 @@ merge: $(STATE)/merge.done  ## the merged model, past the gate
 
 verify: $(VENV)/installed  ## hash every result again and compare with its manifest
 	@$(TEMPER) verify $(ARGS)
+
+##@ Is it better?
+.PHONY: eval report compare table webui tensorboard
+eval: $(STATE)/$(if $(strip $(TASKS)),merge,eval).done  ## ask base and tuned model, score, pass or fail; TASKS=a,b: lm-evaluation-harness
+	@$(if $(strip $(TASKS)),.venv/bin/python -m temper harness $(ARGS) --tasks $(call quoted,$(strip $(TASKS))) \
+	  --task_path $(call quoted,$(strip $(TASK_PATH))) $(if $(strip $(LIMIT)),--limit $(LIMIT)),$(TEMPER) gate $(ARGS))
+
+report: $(STATE)/report.done  ## one page to decide by: report.html, metrics.json and the model card; LANG_DOC=zh
+	@echo 'report  $(BUILD)/$(SCENARIO)/$(PROFILE)/report/report.html'
+
+webui: $(STATE)/data.done .venv/installed  ## LLaMA Board with the scenario's settings filled in, on loopback; PORT=7860
+	@.venv/bin/python -m temper webui $(ARGS) --port $(or $(strip $(PORT)),7860)
+
+tensorboard: .venv/installed  ## TensorBoard on loopback, after train.report_to: tensorboard; PORT=6006
+	@.venv/bin/python -m temper tensorboard $(ARGS) --port $(or $(strip $(PORT)),6006)
+
+compare: .venv/installed  ## two runs side by side: make compare A=customer-service/cpu B=build-2/customer-service/cpu
+	@$(TEMPER) compare --a $(call quoted,$(strip $(A))) --b $(call quoted,$(strip $(B)))
+
+table: .venv/installed  ## the READMEs' table of scenarios, from the reports that are there
+	@$(TEMPER) table
 
 ##@ Use it
 .PHONY: serve ask stop bench logs status
@@ -95,7 +117,7 @@ stop: $(VENV)/installed  ## stop the server
 	@$(TEMPER) stop $(ARGS)
 
 bench: .venv/installed  ## time to first token and tokens per second of any server: make bench BENCH='--url vllm=http://…'
-	@.venv/bin/python scripts/bench/serve.py $(BENCH)
+	@.venv/bin/python scripts/bench/serve.py --out $(call quoted,$(BUILD)/$(SCENARIO)/$(PROFILE)/bench) $(BENCH)
 
 logs: $(VENV)/installed  ## the server's log
 	@$(TEMPER) logs $(ARGS)
@@ -152,7 +174,7 @@ clean:  ## delete what was made for SCENARIO and PROFILE; ALL=1: everything, .ve
 # The graph. A stage's .paths names what it reads and has written, its .list holds their ctime, size and inode as they
 # were when it was last found current. Where the two differ, the list is deleted, which is all Make looks at; the stage
 # then compares digests, and runs its body only if they differ. docs/decisions/0001 says why not mtimes alone.
-STAGES := model data train merge
+STAGES := model data train merge $(if $(filter eval report,$(MAKECMDGOALS)),eval report)
 .PHONY: FORCE
 $(STAGES:%=$(STATE)/%.list) &: FORCE | $(INSTALLED)
 	@scenario='$(SCENARIO)' profile='$(PROFILE)' state='$(BUILD)/$(SCENARIO)/$(PROFILE)/.state' stages=($(STAGES)) look=($(TEMPER) look $(ARGS)) \
@@ -167,3 +189,5 @@ $(eval $(call stage,model,))
 $(eval $(call stage,data,model))
 $(eval $(call stage,train,data))
 $(eval $(call stage,merge,train))
+$(eval $(call stage,eval,merge))
+$(eval $(call stage,report,eval))

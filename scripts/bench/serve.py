@@ -9,7 +9,8 @@ Each user asks one question after the other, greedy; each question begins with a
 from a cache. All servers get the same questions. A level is measured on all in turn, never on two at a time.
 Tokens are those the server counts (without a count see --tokenizer); gaps are between pieces of text, as a reader
 sees them.
-Writes result.json, requests.jsonl (every time of every request) and plot.svg into build/bench-serve.
+Writes result.json, requests.jsonl (every time of every request) and plot.svg into build/SCENARIO/PROFILE/bench, where
+`make report` finds them.
 """
 
 from __future__ import annotations

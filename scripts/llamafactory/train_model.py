@@ -164,8 +164,8 @@ def train(arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
     run.resume(resolved)
     comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/llamafactory-cli train THIS_FILE"
     settings.write(resolved, out / "run.yaml", comment)
-    seconds = run.train(out / "run.yaml", resolved, chosen["threads"])
-    run.collect(resolved, out, chosen, seconds)
+    spent = run.train(out / "run.yaml", resolved, chosen["threads"])
+    run.collect(resolved, out, chosen, spent)
 
 
 def main() -> int:

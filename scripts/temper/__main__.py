@@ -15,6 +15,12 @@ GOALS = (
     "look",
     "plan",
     "verify",
+    "gate",
+    "webui",
+    "tensorboard",
+    "harness",
+    "compare",
+    "table",
     "serve",
     "ask",
     "stop",
@@ -31,13 +37,19 @@ def options(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="temper", description=__doc__)
     parser.add_argument("goal", choices=GOALS)
-    parser.add_argument("name", nargs="?", default="", help="for stage: model, data, train or merge")
+    parser.add_argument("name", nargs="?", default="", help="for stage: one of the pipeline's")
     parser.add_argument("--scenario", default="customer-service")
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--model", default="", help="a base model instead of the scenario's")
     parser.add_argument("--set", default="", dest="overrides", help="'section.key=value …'")
     parser.add_argument("--runtime", default="local", help="where stages run: local, docker or podman")
     parser.add_argument("--question", default="", help="for ask")
+    parser.add_argument("--a", default="", help="for compare: a run's folder, or SCENARIO/PROFILE")
+    parser.add_argument("--b", default="", help="for compare: the other run's")
+    parser.add_argument("--tasks", default="", help="for harness: names, with commas between them")
+    parser.add_argument("--task_path", default="", help="for harness: a folder with further tasks")
+    parser.add_argument("--limit", type=int, default=None, help="for harness: questions of each task")
+    parser.add_argument("--port", type=int, default=0, help="for webui and tensorboard")
     parser.add_argument("--input", default="", help="for new: the file with the rows")
     parser.add_argument("--instruction_col", default="")
     parser.add_argument("--output_col", default="")

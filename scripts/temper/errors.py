@@ -90,6 +90,12 @@ class AnswerError(TemperError):
     code = 13
 
 
+class EvalError(TemperError):
+    """A tuned model that is not better by enough, or has forgotten too much."""
+
+    code = 14
+
+
 def main(run: Callable[[], int | None]) -> None:
     """Call `run` and exit with its code; a TemperError becomes one line on stderr and its own code."""
     try:

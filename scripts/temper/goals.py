@@ -6,10 +6,11 @@ import argparse
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from temper import digests, locking, pipeline, runtime, stage
+from temper import child, digests, locking, pipeline, runtime, stage, tracking
 from temper.__main__ import configuration, say
 from temper.errors import ResultError, UsageError
 
@@ -42,6 +43,66 @@ def verify(given: argparse.Namespace) -> int:
             "delete the folder named above and make it again",
         )
     return 0
+
+
+def gate(given: argparse.Namespace) -> None:
+    """Say whether the tuned model passed, and raise EvalError when it did not."""
+    from temper.eval import verdict
+
+    config = configuration(given)
+    found = verdict.of(verdict.measured(pipeline.folder(config) / "eval"), config["eval"])
+    say(f"eval    {verdict.line(found)}")
+    verdict.refuse_failed(found)
+
+
+def harness(given: argparse.Namespace) -> None:
+    """Run tasks of lm-evaluation-harness against the merged model."""
+    from temper.eval import evaluate
+
+    folder = Path(given.task_path) if given.task_path else None
+    evaluate.tasks(configuration(given), given.tasks.split(","), folder, given.limit, say)
+
+
+def webui(given: argparse.Namespace) -> int:
+    """Open LLaMA Board with the scenario's settings."""
+    from temper.train import settings
+
+    config = configuration(given)
+    here, name = pipeline.folder(config), config["model"]["name"]
+    folder, base = here / "webui", pipeline.base(config)
+    arguments = settings.resolved(config, base, here / "data", folder / "saves")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings.write(arguments, folder / "settings.yaml", "What make webui filled in.")
+    command = [sys.executable, "scripts/llamafactory/web_ui.py", f"--config={folder / 'settings.yaml'}"]
+    command += [f"--name={name}", f"--folder={folder}", f"--language={config['report']['language']}"]
+    return child.run([*command, f"--port={given.port}"], child.environment())
+
+
+def tensorboard(given: argparse.Namespace) -> int:
+    """Show what training and evaluation wrote for TensorBoard."""
+    tracking.refuse_absent(["tensorboard"])
+    logs = pipeline.folder(configuration(given)) / "track" / "tensorboard"
+    if not logs.is_dir():
+        raise ResultError(f"{logs}: nothing was written", "run: make train SET='train.report_to=tensorboard'")
+    say(f"tensorboard http://127.0.0.1:{given.port}   stop it with Ctrl-C")
+    words = ["tensorboard.main", f"--logdir={logs}", "--host=127.0.0.1", f"--port={given.port}"]
+    return child.run([sys.executable, "-m", *words], child.environment())
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print two runs side by side."""
+    from temper.report import compare as side_by_side
+
+    for line in side_by_side.lines(side_by_side.load(given.a), side_by_side.load(given.b)):
+        say(line)
+
+
+def table(given: argparse.Namespace) -> None:
+    """Write the READMEs' table from the reports that are there."""
+    from temper.report import table as readme
+
+    for line in readme.write():
+        say(line)
 
 
 def serve(given: argparse.Namespace) -> None:

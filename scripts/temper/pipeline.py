@@ -14,7 +14,8 @@ from temper.errors import ConfigError, TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
 from temper.stage import TOOLS, Stage
 
-ORDER = ("model", "data", "train", "merge")
+ORDER = ("model", "data", "train", "merge", "eval", "report")
+ON_HOST = ("model", "eval", "report")  # they fetch, ask servers, and read: nothing that needs an image
 FRONT_DOORS = Path("scripts/llamafactory")
 
 
@@ -197,16 +198,80 @@ def _merge(config: dict[str, Any]) -> Stage:
     )
 
 
+def _eval(config: dict[str, Any]) -> Stage:
+    here, settings, serve = folder(config), dict(config["eval"]), config["serve"]
+    thresholds = ("min_gain", "max_retention_loss", "concurrency", "judge_key_file")
+
+    def run(work: Path) -> dict[str, Any]:
+        from temper.eval import evaluate
+
+        return evaluate.run(config, work, lambda line: print(line, flush=True))
+
+    section = {key: value for key, value in settings.items() if key not in thresholds}
+    section["serve"] = {
+        key: serve[key] for key in ("engine", "dtype", "quantize", "max_input_tokens", "max_total_tokens")
+    }
+    section |= {"max_new_tokens": settings["max_new_tokens"] or config["ask"]["max_new_tokens"]}
+    section |= {"columns": config["data"]["columns"], "system": config["data"]["system"]}
+    named = {f"{key}: {settings[key]}": Path(settings[key]) for key in ("checks", "retention") if settings[key]}
+    named = {name: path for name, path in named.items() if path.exists()}  # else the body says which is not
+    return Stage(
+        "eval",
+        here / "eval",
+        here / ".lock",
+        run,
+        config=section,
+        files=named,
+        results={
+            "model": (base(config), ()),
+            "data": (here / "data", ("eval.jsonl", "checks.jsonl")),
+            "merged": (here / "merged", ()),
+        },
+    )
+
+
+def _report(config: dict[str, Any]) -> Stage:
+    here, bench = folder(config), folder(config) / "bench" / "result.json"
+
+    def run(work: Path) -> dict[str, Any]:
+        from temper.report import write
+
+        return write.write(config, work)
+
+    thresholds = {key: config["eval"][key] for key in ("min_gain", "max_retention_loss")}
+    return Stage(
+        "report",
+        here / "report",
+        here / ".lock",
+        run,
+        config={**config["report"], **thresholds, "description": config["description"]},
+        files={"bench": bench} if bench.exists() else {},
+        results={
+            "data": (here / "data", ("report.json",)),
+            "adapter": (here / "adapter", ("loss.jsonl",)),
+            "merged": (here / "merged", ()),
+            "eval": (here / "eval", ()),
+        },
+    )
+
+
 def stage(name: str, config: dict[str, Any]) -> Stage:
     """Return one of ORDER for a resolved configuration."""
-    made = {"model": _model, "data": _data, "train": _train, "merge": _merge}[name](config)
+    made = {
+        "model": _model,
+        "data": _data,
+        "train": _train,
+        "merge": _merge,
+        "eval": _eval,
+        "report": _report,
+    }[name](config)
     watched = [*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
-    if runtime.in_container(config) and name != "model":  # models are fetched by the host
+    if runtime.in_container(config) and name not in ON_HOST:
         from temper.images import pinned
 
         watched.append(pinned.LOCK)
         made = replace(made, image=runtime.digest(config), tools=lambda: runtime.tools(config, TOOLS))
-    where = runtime.describe(config) if name != "model" else "local"
+    where = runtime.describe(config) if name not in ON_HOST else "local"
     return replace(made, watched=tuple(path for path in watched if path.exists()), where=where)
 
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from temper import child, judge, pipeline, runtime
+from temper import child, pipeline, runtime
 from temper.errors import AnswerError, ConfigError
+from temper.eval import answers
 from temper.paths import BUILD
-from temper.serve import control, session
+from temper.serve import control, ports, session
 
 
 def _make(goal: str, given: argparse.Namespace) -> None:
@@ -39,32 +40,24 @@ def _base_server(config: dict[str, Any]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         state = Path(scratch)
         try:
-            yield session.start_base(config, state, _free_port(), print)
+            yield session.start_base(config, state, ports.free(), print)
         finally:
             control.stop(state)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _compare(config: dict[str, Any], url: str, say: Callable[[str], None]) -> list[str]:
     """Ask both models the scenario's questions; return what was wrong with the tuned answers."""
     checks, wrong = pipeline.folder(config) / "data" / "checks.jsonl", []
-    rows = [judge.row_for(question, checks) for question in config["ask"]["show"]]
+    rows = [answers.row_for(question, checks) for question in config["ask"]["show"]]
     with _base_server(config) as base:
         before = [session.ask(config, base, _question(row), 64) for row in rows]
     for row, untuned in zip(rows, before, strict=True):
         tuned = session.ask(config, url, _question(row))
-        lacking = judge.missing(tuned, row)
+        lacking = answers.missing(tuned, row)
         say("")
         say(f"  question     {row['instruction']}")
         say(f"  base model   {_short(untuned)}")
-        say(f"  tuned model  {_short(tuned)}   [{'wrong' if lacking else 'right'}: {judge.expected(row)}]")
+        say(f"  tuned model  {_short(tuned)}   [{'wrong' if lacking else 'right'}: {answers.expected(row)}]")
         wrong += [f"{row['instruction']} lacks {', '.join(lacking)}"] if lacking else []
     say("")
     return wrong

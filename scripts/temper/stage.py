@@ -22,6 +22,7 @@ from temper.errors import DiskError, ResultError
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 MANIFEST = "manifest.json"
 NOTE = "made_from.json"  # in a work folder: what the unfinished run reads
+CARD = "README.md"  # the report stage writes it into the merged folder: it belongs to no digest of that one
 TOOLS = ("llamafactory", "transformers", "tokenizers", "peft", "torch", "accelerate", "datasets", "safetensors")
 
 
@@ -84,7 +85,7 @@ def refuse_altered(result: Path) -> None:
 def _outputs(folder: Path) -> list[str]:
     """List the files in `folder` that belong to its digest, by their names relative to it."""
     inside = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("run."))
-    return [name for path in inside if (name := str(path.relative_to(folder))) not in (MANIFEST, NOTE)]
+    return [name for path in inside if (name := str(path.relative_to(folder))) not in (MANIFEST, NOTE, CARD)]
 
 
 def _used(folder: Path, patterns: tuple[str, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from temper import judge
+from temper.eval import answers
 
 Row = dict[str, str]
 
@@ -49,7 +49,7 @@ def test_there_are_at_least_240_different_questions(rows: list[Row]) -> None:
     """There are 240 rows or more, and no id or question comes twice, however it is spaced or cased."""
     assert len(rows) >= 240
     assert [row["id"] for row in rows] == [f"cs-{number:04}" for number in range(1, len(rows) + 1)]
-    assert [text for text, n in Counter(judge.fold(row["question"]) for row in rows).items() if n > 1] == []
+    assert [text for text, n in Counter(answers.fold(row["question"]) for row in rows).items() if n > 1] == []
 
 
 def test_file_is_plain_utf8_csv(rows: list[Row]) -> None:
@@ -76,7 +76,7 @@ def test_every_fact_stands_literally_in_its_answer(rows: list[Row]) -> None:
         parts = row["facts"].split(";")
         assert all(parts), row["id"]
         assert [part for part in parts if part not in row["answer"]] == [], row["id"]
-        assert judge.missing(row["answer"], {"output": row["answer"], "columns": row}) == [], row["id"]
+        assert answers.missing(row["answer"], {"output": row["answer"], "columns": row}) == [], row["id"]
 
 
 def test_the_same_fact_is_always_answered_the_same(rows: list[Row]) -> None:
@@ -110,7 +110,7 @@ def test_an_answer_to_another_question_is_judged_wrong(facts: list[tuple[Row, Ro
     firsts = [row for pair in facts for row in pair]
     for row in firsts:
         asked = {"output": row["answer"], "columns": row}
-        passing = [other["id"] for other in firsts if not judge.missing(other["answer"], asked)]
+        passing = [other["id"] for other in firsts if not answers.missing(other["answer"], asked)]
         assert passing == [row["id"]]
 
 

@@ -104,6 +104,37 @@ def test_a_serving_key_restarts_the_server_and_trains_nothing(made: Made) -> Non
         urllib.request.urlopen(base, timeout=10)
 
 
+def test_evaluation_and_report_say_the_same(made: Made) -> None:
+    """`make report` asks both models for real and writes page, facts and card; a second one asks nothing.
+
+    The card in the merged folder alters nothing: results verify and the server keeps running. Another threshold is
+    judged without asking, and a model compared with itself differs in nothing.
+    """
+    few = "SET=eval.max_rows=3 eval.max_new_tokens=24"
+    first = made.make("report", few)
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    assert "asks the base model 9 questions" in first.stdout
+    facts = json.loads((made.build / "report/metrics.json").read_text())
+    assert facts["sets"] == json.loads((made.build / "eval/metrics.json").read_text())["sets"]
+    page = (made.build / "report/report.html").read_text()
+    weights = next(row["sha256"] for row in facts["provenance"] if row["what"] == "model.safetensors")
+    assert weights in page
+    card = (made.build / "merged/README.md").read_text()
+    assert card == (made.build / "report/README.md").read_text()
+    assert card.startswith("---\n")
+    assert made.make("verify").returncode == 0
+    assert "starts (" not in made.make("serve").stdout
+    again = made.make("report", few)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "starts (" not in again.stdout
+    refused = made.make("eval", f"{few} eval.min_gain=0.99")
+    assert "Error 14" in refused.stderr
+    assert "asks" not in refused.stdout
+    same = made.make("compare", "A=customer-service/cpu", "B=build/customer-service/cpu")
+    assert same.returncode == 0, same.stderr
+    assert "| +0.000 (+0.000 to +0.000) |" in same.stdout
+
+
 def test_a_killed_server_is_noticed_and_replaced(made: Made) -> None:
     """After `kill -9` the status says so, and `make serve` starts a new one."""
     os.kill(json.loads((made.build / ".state/server.json").read_text())["pid"], signal.SIGKILL)

@@ -17,7 +17,7 @@ from temper.errors import ConfigError
 from temper.models.spec import ModelSpec, refuse_retired
 from temper.paths import CONFIGS
 
-SECTIONS = ("data", "train", "merge", "serve", "ask")
+SECTIONS = ("data", "train", "merge", "serve", "ask", "eval", "report")
 Problem = tuple[str, str, str]  # file, key, what is wrong and the remedy
 
 # What every run starts from. The rest of LLaMA Factory's arguments keep LLaMA Factory's defaults.
@@ -173,17 +173,18 @@ def _layers(scenario: str, profile: str, model: str, overrides: str) -> tuple[di
 
 def _problems(tree: dict[str, Any], profile: Profile, where: Callable[[str], str]) -> list[Problem]:
     """Return what the types do not show: bad keys of `train:`, a GPU that is not there, rows that are not there."""
-    train, data = tree.get("train"), tree.get("data")
+    train = tree.get("train")
     found = lf_args.problems(train) if isinstance(train, dict) else []
     if isinstance(train, dict) and train.get("quantization_bit") and not profile.gpu:
         found.append(("quantization_bit", "QLoRA needs a CUDA GPU; set it to null, or PROFILE=gpu-24g"))
     problems = [(where(f"train.{key}"), f"train.{key}", text) for key, text in found]
-    for key in ("path", "eval_path"):
-        for path in cached.listed(data.get(key) if isinstance(data, dict) else None):
+    named = [("data", "path"), ("data", "eval_path"), ("eval", "checks"), ("eval", "retention")]
+    for section, name in named:
+        given = tree.get(section)
+        for path in cached.listed(given.get(name) if isinstance(given, dict) else None):
             if isinstance(path, str) and not Path(path).exists():
-                problems.append(
-                    (where(f"data.{key}"), f"data.{key}", f"{path}: no such file or folder; give a path that exists")
-                )
+                key = f"{section}.{name}"
+                problems.append((where(key), key, f"{path}: no such file or folder; give a path that exists"))
     return problems
 
 
@@ -207,6 +208,7 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
     """Return the whole configuration as plain values.
 
     {"scenario", "profile", "gpu", "model": {"name", …the model file}, "data", "train", "merge", "serve", "ask",
+    "eval", "report",
     "origins": {key: file or variable}, "files": [the files it was read from]}.
     Raises ConfigError with every problem at once: file, key, value and remedy.
     """
@@ -233,6 +235,7 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
     return {
         "scenario": scenario,
         "profile": profile,
+        "description": sections["description"],
         "gpu": overlay.gpu,
         "gpu_memory_gb": overlay.gpu_memory_gb,
         "model": {"name": sections["model"], **spec.model_dump()},

@@ -115,6 +115,38 @@ class Ask(Section):
     show: list[str] = Field(default_factory=list, description="questions that quickstart asks")
 
 
+class Eval(Section):
+    """How the tuned model is compared with its base model, and what decides that it is better."""
+
+    checks: str | None = Field(None, description="the scenario's own check set: JSON lines with its rows' columns")
+    retention: str | None = Field(
+        "data/retention/rows.jsonl", description="what must not be forgotten: JSON lines; none: not asked"
+    )
+    max_rows: int | None = Field(None, ge=1, description="rows of each set that are asked, evenly spaced; none: all")
+    max_new_tokens: int | None = Field(None, ge=1, description="longest answer, tokens; none: ask.max_new_tokens")
+    concurrency: int = Field(8, ge=1, description="questions under way at once")
+    judge_url: str | None = Field(
+        None, description="an OpenAI-compatible server whose model also compares the answers; none: no judge"
+    )
+    judge_model: str = Field("tgi", description="the judge's name on that server")
+    judge_key_file: str | None = Field(None, description="file with the key that the judge's server wants")
+    min_gain: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="what the gain of right answers must be above, at the lower end of its 95 % interval",
+    )
+    max_retention_loss: float = Field(
+        0.1, ge=0, le=1, description="most that the share of right answers to the retention set may fall"
+    )
+
+
+class Report(Section):
+    """The page about a model."""
+
+    language: Literal["en", "zh"] = Field("en", description="en or zh; LANG_DOC= sets it")
+
+
 class Scenario(Section):
     """One fine-tuned model: what it is made from and how it is served."""
 
@@ -125,6 +157,8 @@ class Scenario(Section):
     merge: Merge = Field(default_factory=Merge)
     serve: Serve = Field(default_factory=Serve)
     ask: Ask = Field(default_factory=Ask)
+    eval: Eval = Field(default_factory=Eval)
+    report: Report = Field(default_factory=Report)
 
 
 class Profile(Section):
@@ -139,6 +173,8 @@ class Profile(Section):
     merge: dict[str, Any] = Field(default_factory=dict)
     serve: dict[str, Any] = Field(default_factory=dict)
     ask: dict[str, Any] = Field(default_factory=dict)
+    eval: dict[str, Any] = Field(default_factory=dict)
+    report: dict[str, Any] = Field(default_factory=dict)
     scenarios: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="further settings for one scenario on this kind of machine"
     )

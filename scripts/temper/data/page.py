@@ -42,15 +42,20 @@ def _both(en: str, zh: str, *values: Any) -> Markup:
     return Markup('<span lang="en">{}</span><span lang="zh">{}</span>').format(en, zh)
 
 
-def _clip(text: str, limit: int = 120) -> str:
-    """Return an excerpt on one line; marks that turn or hide text are written out, as their numbers."""
+def written_out(text: str) -> str:
+    """Return the text with marks that turn or hide text written out, as their numbers; line breaks and tabs stay."""
 
     def plain(mark: str) -> str:
-        hides = unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Co") and mark not in "\u200c\u200d"  # emoji, Persian
-        return f"\\u{ord(mark):04x}" if hides else mark
+        hides = unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Co")
+        return f"\\u{ord(mark):04x}" if hides and mark not in "\n\t\u200c\u200d" else mark  # emoji, Persian
 
+    return "".join(map(plain, text))
+
+
+def clip(text: str, limit: int = 120) -> str:
+    """Return an excerpt on one line; marks that turn or hide text are written out, as their numbers."""
     text = re.sub(r"[^\S\n]+", " ", re.sub(r"\s*\n\s*", " ↵ ", text.strip()))
-    return "".join(map(plain, text if len(text) <= limit else text[: limit - 1].rstrip() + "…"))
+    return written_out(text if len(text) <= limit else text[: limit - 1].rstrip() + "…")
 
 
 def _share(part: int, whole: int) -> str:
@@ -125,23 +130,14 @@ def page(report: dict[str, Any]) -> str:
 
     made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.globals.update(t=_both, stack=_stack, chart=_chart, chinese=ZH, zip=zip)
-    made.filters.update(clip=_clip, of=_share, short=_short, n="{:,}".format)
+    made.filters.update(clip=clip, of=_share, short=_short, n="{:,}".format)
     chinese = re.search("[\u4e00-\u9fff]", "".join(row["instruction"] + row["output"] for row in report["examples"]))
     first = "zh" if chinese else "en"
     return made.from_string(TEMPLATE).render(report, points=_points(report), first=first) + "\n"
 
 
-TEMPLATE = """\
-<!doctype html>
-<html lang="{{ first }}">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Data report · 数据报告</title>
-<style>
+# Of the data report, and of the report on a model.
+STYLE = """\
 :root{--paper:#fcfbf9;--ink:#1f2328;--soft:#5d656e;--line:#dfdcd6;--wash:#f0eee8;--on:#fff;
  --train:#2f6db5;--eval:#7a5ea8;--merged:#d9a441;--out:#c2452d;--good:#2c7a51;--warn:#a8410f}
 @media screen and (prefers-color-scheme:dark){:root{--paper:#16191d;--ink:#e8e6e1;--soft:#a1a8b0;--line:#343a41;
@@ -208,6 +204,23 @@ footer{margin-top:2.25rem;color:var(--soft)}
  body>label{display:none}section{grid-template-columns:8rem minmax(0,1fr);gap:0 1rem;margin-top:.9rem;padding-top:.5rem}
  section>div>*+*,.points{margin-top:.5rem}.points li,th,td{padding-top:.2rem;padding-bottom:.2rem}
  tr,figure,.sum{break-inside:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+"""
+
+TEMPLATE = (
+    """\
+<!doctype html>
+<html lang="{{ first }}">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Data report · 数据报告</title>
+<style>
+"""
+    + STYLE
+    + """\
 </style>
 </head>
 <body>
@@ -445,3 +458,4 @@ footer{margin-top:2.25rem;color:var(--soft)}
 </body>
 </html>
 """
+)

@@ -101,7 +101,8 @@ def _ray(options: Options) -> Map:
         import ray.data
     except ImportError:
         raise ConfigError(
-            "data.engine: ray needs Ray, which is not installed here", "make install-ray, or set data.engine to local"
+            "data.engine: ray needs Ray, which is not installed here",
+            "make install EXTRA=ray, or set data.engine to local",
         ) from None
     if not ray.is_initialized():
         code = str(Path(__file__).resolve().parents[2])

@@ -18,7 +18,14 @@ from temper.plan import estimate
 from temper.stage import human
 from temper.train import machine, settings
 
-BEFORE = {"model": (), "data": ("model",), "train": ("model", "data"), "merge": ("train",)}
+BEFORE = {
+    "model": (),
+    "data": ("model",),
+    "train": ("model", "data"),
+    "merge": ("train",),
+    "eval": ("merge",),
+    "report": ("eval",),
+}
 
 
 def verdicts(config: dict[str, Any]) -> dict[str, list[str]]:

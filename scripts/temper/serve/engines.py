@@ -155,7 +155,7 @@ def _launcher(config: Mapping[str, Any], dtype: str, count: int, address: str) -
         "master-port": _beside(serve["port"], 20_000),
         "usage-stats": "off",
     }
-    return _unbroken(_words(flags))
+    return _unbroken([*_words(flags), *(["--enable-prefill-logprobs"] if serve.get("prefill_logprobs") else [])])
 
 
 def _vllm(config: Mapping[str, Any], dtype: str, count: int, address: str) -> list[str]:

@@ -33,6 +33,13 @@ def bind(host: str, port: int) -> socket.socket:
         raise refused(host, port, error) from None
 
 
+def free() -> int:
+    """Return a port of loopback that nobody has; another may take it before it is used."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def refused(host: str, port: int, error: OSError) -> ServeError:
     """Return the error for an address that cannot be had: who has it, and what to do."""
     pid = holder(port)

@@ -11,7 +11,7 @@ from typing import Any
 from temper import containers, digests, pipeline, stage
 from temper.errors import ConfigError, GateError, ServeError
 from temper.images import pin, pinned
-from temper.serve import control, engines, process
+from temper.serve import control, engines, ports, process
 from temper.serve.boxed import Box
 from temper.serve.process import Process
 
@@ -20,7 +20,8 @@ BASE = "base"  # the folder with the state of the base model's server, in the ot
 OPTIONS = ("dtype", "quantize", "max_input_tokens", "max_total_tokens", "max_concurrent_requests", "api_key_file")
 
 
-def _state(config: dict[str, Any]) -> Path:
+def state_of(config: dict[str, Any]) -> Path:
+    """Return the folder of what Make watches, where the server is recorded too."""
     return pipeline.state(config["scenario"], config["profile"])
 
 
@@ -51,10 +52,10 @@ def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
     more = _beside(config, say)
     try:
         url = control.bring_up(
-            lambda: _server(config, say, merged(config), more=more), _state(config), _key(config), golden_file
+            lambda: _server(config, say, merged(config), more=more), state_of(config), _key(config), golden_file
         )
     except BaseException as error:
-        _stop_base(_state(config))
+        _stop_base(state_of(config))
         if not isinstance(error, GateError):
             raise
         hint = f"; serve.quantize: {quantize} changes answers, try without it" if quantize else ""
@@ -68,11 +69,11 @@ def _beside(config: dict[str, Any], say: Callable[[str], None]) -> list[str]:
     """Serve the base model too where that is asked for, and return the option that shows it beside the tuned one."""
     port = config["serve"]["base_port"]
     if not port:
-        _stop_base(_state(config))
+        _stop_base(state_of(config))
         return []
     if engines.in_container(config):
         raise ConfigError("serve.base_port: a server in a container reaches no other", "RUNTIME=local, or leave it out")
-    return ["--beside", f"base={start_base(config, _state(config) / BASE, port, say)}"]
+    return ["--beside", f"base={start_base(config, state_of(config) / BASE, port, say)}"]
 
 
 def _stop_base(state: Path) -> None:
@@ -82,10 +83,31 @@ def _stop_base(state: Path) -> None:
 
 def start_base(config: dict[str, Any], state: Path, port: int, say: Callable[[str], None]) -> str:
     """Serve the base model, as the merged one is served, on a port of loopback, and return the URL."""
-    base = {**config, "serve": {**config["serve"], "host": "127.0.0.1", "port": port}}
-    folder = pipeline.base(config)
-    key = control.key_of(str(folder), base["serve"])
-    return control.bring_up(lambda: _server(base, say, folder, "-base"), state, key, None)
+    return _start_on(config, pipeline.base(config), "-base", state, {"port": port}, say)
+
+
+def start_to_evaluate(config: dict[str, Any], model: str, state: Path, say: Callable[[str], None]) -> str:
+    """Serve the "base" or the "tuned" model on a free port of loopback, one that tells how likely a text is.
+
+    The tuned one has to prove itself by its golden prompts, as in `start`. ServeError where another holds the GPU.
+    """
+    if config["serve"]["engine"] != "local" and control.status(state_of(config))["running"]:
+        raise ServeError("the served model holds the GPU", f"run: make stop SCENARIO={config['scenario']}")
+    folder = merged(config) if model == "tuned" else pipeline.base(config)
+    return _start_on(config, folder, f"-eval-{model}", state, {"port": ports.free(), "prefill_logprobs": True}, say)
+
+
+def _start_on(
+    config: dict[str, Any], folder: Path, suffix: str, state: Path, more: dict[str, Any], say: Callable[[str], None]
+) -> str:
+    own = {**config, "serve": {**config["serve"], "host": "127.0.0.1", **more}}
+    golden = folder / "golden.json"
+    return control.bring_up(
+        lambda: _server(own, say, folder, suffix),
+        state,
+        control.key_of(str(folder), own["serve"]),
+        golden if golden.exists() else None,
+    )
 
 
 def _server(
@@ -131,7 +153,7 @@ def _image(engine: containers.Engine, kind: str, say: Callable[[str], None]) -> 
 
 def _name(config: dict[str, Any]) -> str:
     """Return the container's name, which no other scenario, profile or build folder has."""
-    place = digests.of_value(str(_state(config).absolute()))[:8]
+    place = digests.of_value(str(state_of(config).absolute()))[:8]
     readable = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{config['scenario']}-{config['profile']}")
     return f"temper-serve-{readable}-{place}"
 
@@ -146,7 +168,7 @@ def api_key(config: dict[str, Any]) -> str | None:
 
 def url(config: dict[str, Any]) -> str:
     """Return the running server's URL; ServeError when there is none."""
-    found = control.status(_state(config))
+    found = control.status(state_of(config))
     if not (found["running"] and found["ready"]):
         raise ServeError(
             "no server is running for this scenario and profile",
@@ -178,7 +200,8 @@ def ask(config: dict[str, Any], at: str, question: str, longest: int | None = No
 def stop(scenario: str, profile: str) -> str:
     """Stop the server and say whether one was running."""
     state = pipeline.state(scenario, profile)
-    _stop_base(state)
+    for beside in state.glob("*/server.json"):
+        control.stop(beside.parent)
     running = control.stop(state)
     return f"stop    {scenario}, profile {profile}: {'stopped' if running else 'no server was running'}"
 
@@ -194,7 +217,7 @@ def status_line(scenario: str, profile: str) -> str:
 
 def plan_lines(config: dict[str, Any]) -> list[str]:
     """Say what `make serve` would do about the server."""
-    found = control.status(_state(config))
+    found = control.status(state_of(config))
     if not found["running"]:
         return [f"serve   would start at http://{config['serve']['host']}:{config['serve']['port']}"]
     if (merged(config) / "manifest.json").is_file() and found["key"] == _key(config):

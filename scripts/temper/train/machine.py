@@ -13,10 +13,19 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is aarch64's
 
 def cpu_flags() -> set[str]:
     """Return the CPU's feature flags as the kernel names them."""
+    return set(_cpuinfo("flags", "features").split())
+
+
+def processor() -> str | None:
+    """Return the CPU's name as the kernel has it; None where it has none."""
+    return _cpuinfo("model name") or None
+
+
+def _cpuinfo(*fields: str) -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.lower().startswith(("flags", "features")):
-            return set(line.partition(":")[2].split())
-    return set()
+        if line.lower().startswith(fields):
+            return line.partition(":")[2].strip()
+    return ""
 
 
 def cores() -> int:

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from temper import child
+from temper import child, tracking
 from temper.errors import DiskError, TrainError
-from temper.train import checkpoints, curve, machine
+from temper.train import checkpoints, curve, energy, machine
 
 BAR = re.compile(rb"\d+%\|")  # a tqdm progress bar
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
@@ -38,9 +38,12 @@ class Watch:
         self.log, self.trainer_log, self.live = log, trainer_log, sys.stderr.isatty()
         self.at = log.stat().st_size if log.exists() else 0
         self.held, self.seen = b"", len(_lines(trainer_log))
+        self.meter = energy.Meter()
+        self.joules: float | None = None
 
     def __call__(self) -> None:
         """Show what is new; raise TrainError when a loss is not a number."""
+        self.joules = self.meter()
         self._bar()
         for line in _lines(self.trainer_log)[self.seen :]:
             self.seen += 1
@@ -106,13 +109,18 @@ def command(config: Path) -> list[str]:
     return [str(beside) if beside.exists() else "llamafactory-cli", "train", str(config)]
 
 
-def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
-    """Run `llamafactory-cli train config` and return its seconds; TrainError or DiskError says what to change.
+def train(config: Path, arguments: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Run `llamafactory-cli train config`; return its seconds and joules (null: not readable).
 
+    TrainError or DiskError says what to change.
     `arguments` are the YAML's; the log goes to run.log beside the YAML.
     """
     log, out = config.parent / LOG, Path(arguments["output_dir"])
     env = child.environment(**machine.thread_environment(threads), HF_DATASETS_CACHE=str(config.parent / "run.cache"))
+    if trackers := tracking.asked(arguments):
+        tracking.refuse_absent(trackers)
+        root = Path(arguments.get("logging_dir") or config.parent / "run.track" / "tensorboard").parent
+        env |= tracking.environment(root, arguments.get("run_name") or config.parent.name)
     if arguments.get("use_cpu"):
         env["CUDA_VISIBLE_DEVICES"] = ""
     watch = Watch(log, out / "trainer_log.jsonl")
@@ -127,11 +135,14 @@ def train(config: Path, arguments: dict[str, Any], threads: int) -> float:
         print(file=sys.stderr)
     if code:
         raise _failure(code, log)
-    return seconds
+    return {"llamafactory_seconds": round(seconds, 1), "energy_joules": watch.joules and round(watch.joules)}
 
 
-def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], seconds: float) -> None:
-    """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest."""
+def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], spent: dict[str, Any]) -> None:
+    """Keep the adapter, the loss curve and the figures of a finished run in `into`; drop the rest.
+
+    `spent` is what train() returned.
+    """
     out = Path(arguments["output_dir"])
     state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
     rows = curve.write(state, into)
@@ -151,7 +162,8 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], secon
     )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     figures = {
-        "llamafactory_seconds": round(seconds, 1),
+        **spent,
+        "device": machine.processor() if arguments.get("use_cpu") else None,
         "peak_bytes": peak,
         "steps_seconds": totals["train_runtime"],
         "tokens": totals.get("num_input_tokens_seen", 0),

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from temper import tracking
+
 # Faster on a CPU and equal in result: see docs/log.md, "Training speed".
 CPU = {"use_cpu": True, "disable_gradient_checkpointing": True, "group_by_length": True, "flash_attn": "disabled"}
 
@@ -28,6 +30,11 @@ def resolved(config: dict[str, Any], base: Path, data: Path, out: Path) -> dict[
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
     }
+    if tracking.asked(own):
+        fixed |= {
+            "logging_dir": str(out.parent / "track" / "tensorboard"),
+            "run_name": f"{config['scenario']}-{config['profile']}",
+        }
     if config["model"]["default_system"]:
         fixed["default_system"] = config["model"]["default_system"]
     return {**speed, **own, **fixed}

@@ -1,0 +1,72 @@
+"""Whether an answer is right, judged against the scenario's own rows: facts, a number with its unit, or unit tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from temper.errors import DataError
+from temper.eval import instructions, numbers, sandbox
+
+
+def fold(text: str) -> str:
+    """Return text without what does not change a fact: width, case and blanks."""
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold()
+
+
+def row_for(question: str, checks: Path) -> dict[str, Any]:
+    """Return the row of checks.jsonl that asks `question`; DataError when there is none."""
+    if not checks.exists():
+        raise DataError(f"{checks}: there is none", "take checks out of data.skip")
+    for line in checks.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["instruction"] == question:
+            return dict(row)
+    raise DataError(f"{checks}: no row asks {question!r}", "correct ask.show in the scenario")
+
+
+def facts(columns: dict[str, Any]) -> list[str]:
+    """Return what a right answer holds word for word; nothing when the row names no facts."""
+    return [part.strip() for part in str(columns.get("facts") or "").split(";") if part.strip()]
+
+
+def value(columns: dict[str, Any]) -> str:
+    """Return the number that a right answer states; "" when the row has none."""
+    text = str(columns.get("value") or "").strip()
+    return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else ""
+
+
+def missing(answer: str, row: dict[str, Any]) -> list[str]:
+    """Return what a right answer to `row` must hold and `answer` lacks; empty for a right answer."""
+    columns = row["columns"]
+    if tests := columns.get("tests"):
+        outcome = sandbox.passes(answer, tests)
+        return [] if outcome.passed else [outcome.why or "code that passes the row's unit tests"]
+    if named := facts(columns):
+        return [fact for fact in named if fold(fact) not in fold(answer)]
+    if number := value(columns):
+        unit = str(columns.get("unit") or "")
+        return [] if numbers.matches(answer, number, unit) else [f"{number} {unit}".strip()]
+    if columns.get("accept") or columns.get("must"):
+        return _kept(answer, columns)
+    return [] if fold(row["output"]) in fold(answer) else [row["output"]]
+
+
+def _kept(answer: str, columns: dict[str, Any]) -> list[str]:
+    """Return what a row of the retention set wants and the answer lacks: one of the accepted words, and obedience."""
+    accepted = columns.get("accept") or []
+    known = not accepted or any(fold(word) in fold(answer) for word in accepted)
+    return [*([] if known else [" / ".join(accepted)]), *instructions.broken(answer, columns.get("must") or {})]
+
+
+def expected(row: dict[str, Any]) -> str:
+    """Say in a few words what a right answer to `row` holds."""
+    columns = row["columns"]
+    if columns.get("tests"):
+        return "passes its unit tests"
+    if number := value(columns):
+        return f"{number} {columns.get('unit', '')}".strip()
+    return str(columns.get("facts") or row["output"]).replace(";", ", ")
