@@ -129,7 +129,7 @@ def test_the_bill_of_materials_is_true(image: str) -> None:
     assert said.startswith("ResultError") and "torch 2.13.0+cpu" in said
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # for each module would be again and again: pytest groups tests by engine
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Make a plain Debian 12, such as a company's own base, and give it to both engines; clear up what was built."""
     from temper.images import fetch
@@ -254,7 +254,7 @@ def diff_ids(name: str, tag: str) -> list[str]:
     return list(json.loads(boxes.run(name, "image", "inspect", tag).stdout)[0]["RootFS"]["Layers"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_in(debian: Path) -> list[str]:
     """Build docker/Dockerfile.train once and return its DiffIDs."""
     return bud("localhost/llama-train")

@@ -17,7 +17,7 @@ import pytest
 import test_code_rows as code
 import test_financial_rows as financial
 
-from temper.eval import answers
+from temper.eval import answers, text
 
 Row = dict[str, Any]
 
@@ -123,8 +123,8 @@ def test_checks_have_the_fields_of_their_rows(scenario: str) -> None:
 def test_no_check_is_asked_in_the_rows(scenario: str) -> None:
     """No question stands in the rows or twice in the checks, and none is nearly one of the rows'."""
     field = SCENARIOS[scenario][2]
-    base = {answers.fold(row[field]) for row in rows(scenario)}
-    asked = [answers.fold(row[field]) for row in checks(scenario)]
+    base = {text.fold(row[field]) for row in rows(scenario)}
+    asked = [text.fold(row[field]) for row in checks(scenario)]
     assert set(asked).isdisjoint(base) and len(set(asked)) == len(asked)
     assert [text for text in asked if any(near(text, other) for other in base)] == []
     assert near("砚桥电器2025年的净利润是多少?", "砚桥电器2025年净利润是多少?")
@@ -218,8 +218,8 @@ def code_problems(row: Row) -> Iterator[str]:
     used = code.defined_in(source) & code.names_in(tests)
     if not used or used - set(re.findall(r"\w+", row["instruction"], re.ASCII)):
         yield "a name is not told"
-    for text in (source, tests):
-        if code.imports_of(text) - code.MODULES or code.names_in(text) & code.UNSTEADY:
+    for part in (source, tests):
+        if code.imports_of(part) - code.MODULES or code.names_in(part) & code.UNSTEADY:
             yield "it reaches outside or is not steady"
     if not all(map(code.in_house_form, code.errors_in(source))):
         yield "an error is not in the house form"
@@ -243,7 +243,7 @@ def test_retention_rows_have_their_shape() -> None:
     assert Counter((row["kind"], row["lang"]) for row in found) == {
         (kind, lang): 10 for kind in ("knowledge", "instruction", "language") for lang in ("zh", "en")
     }
-    asked = {answers.fold(row["instruction"] + row["input"]) for row in found}
+    asked = {text.fold(row["instruction"] + row["input"]) for row in found}
     assert len(asked) == len({row["id"] for row in found}) == 60
     for row in found:
         assert re.fullmatch(rf"keep-{row['kind'][0]}-{row['lang']}-\d\d", row["id"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from temper.eval import answers
+from temper.eval import answers, text
 
 Row = dict[str, str]
 
@@ -49,7 +49,7 @@ def test_there_are_at_least_240_different_questions(rows: list[Row]) -> None:
     """There are 240 rows or more, and no id or question comes twice, however it is spaced or cased."""
     assert len(rows) >= 240
     assert [row["id"] for row in rows] == [f"cs-{number:04}" for number in range(1, len(rows) + 1)]
-    assert [text for text, n in Counter(answers.fold(row["question"]) for row in rows).items() if n > 1] == []
+    assert [text for text, n in Counter(text.fold(row["question"]) for row in rows).items() if n > 1] == []
 
 
 def test_file_is_plain_utf8_csv(rows: list[Row]) -> None:

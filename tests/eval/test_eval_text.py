@@ -97,3 +97,24 @@ def test_only_width_case_and_punctuation_are_forgiven() -> None:
     """The same words in another width and case score 1; another number does not."""
     assert text.rouge_l("ＮＡＶ为１．２２９６元", "nav 为 1.2296 元。") == 1
     assert text.rouge_l("净值1.2296元", "净值1.2297元") == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "fact", "held"),
+    [
+        ("签收后１５ 天内", "15天", True),
+        ("签收后15天内", "5天", False),
+        ("共1,138元。", "138元", False),
+        ("满减，138元起", "138元", True),
+        ("适合A46 46平方米以内", "46平方米", True),
+        ("call 400-000-0955 now", "400-000-0955", True),
+        ("call 400-000-09551", "400-000-0955", False),
+        ("version 2.15 days", "15 days", False),
+        ("it is 18-Month long", "18-month", True),
+        ("free of  charge", "free of charge", True),
+        ("anything", "", True),
+    ],
+)
+def test_a_fact_stands_whole(said: str, fact: str, held: bool) -> None:
+    """Width, case and blanks do not count, but a number is not part of a longer one."""
+    assert text.holds(said, fact) is held

@@ -135,6 +135,26 @@ def test_evaluation_and_report_say_the_same(made: Made) -> None:
     assert "| +0.000 (+0.000 to +0.000) |" in same.stdout
 
 
+def test_tasks_of_the_harness_run_against_the_merged_model(made: Made, tmp_path: Path) -> None:
+    """`make eval TASKS=…` needs no evaluation of ours, starts a server, prints the figures and keeps them."""
+    (tmp_path / "rows.jsonl").write_text(
+        '{"q": "What is the warranty on the L9 desk lamp?", "choices": ["The L9 desk lamp carries a 5-year", "No"]}\n'
+    )
+    (tmp_path / "warranty.yaml").write_text(
+        "task: temper_warranty\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{q}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: "0"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    done = made.make("eval", "TASKS=temper_warranty", f"TASK_PATH={tmp_path}")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "eval    temper_warranty: acc 1.0000" in done.stdout
+    kept = json.loads((made.build / "harness.json").read_text())
+    assert kept["results"]["temper_warranty"]["acc,none"] == 1
+    refused = made.make("eval", "TASKS=nonsense")
+    assert "Error 3" in refused.stderr and "nonsense: no such task" in refused.stderr
+
+
 def test_a_killed_server_is_noticed_and_replaced(made: Made) -> None:
     """After `kill -9` the status says so, and `make serve` starts a new one."""
     os.kill(json.loads((made.build / ".state/server.json").read_text())["pid"], signal.SIGKILL)
@@ -203,18 +223,14 @@ def test_the_loss_falls_and_is_drawn(made: Made) -> None:
     assert (made.build / "adapter/loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_untrained_model_fails_the_command(made: Made) -> None:
-    """Quickstart exits with 13 when the tuned answers are not those of the data: here after four steps of training."""
-    build = "build/untrained"
-    try:
-        done = run("quickstart", f"BUILD={build}", f"PORT={free_port()}", "SET=train.max_steps=4")
-        assert done.returncode != 0
-        assert "Error 13" in done.stderr, done.stdout[-2000:] + done.stderr[-2000:]
-        assert "[wrong: " in done.stdout
-        assert "Traceback" not in done.stderr
-    finally:
-        run("stop", f"BUILD={build}")
-        shutil.rmtree(ROOT / build, ignore_errors=True)
+def test_a_wrong_answer_fails_the_command(made: Made) -> None:
+    """Quickstart exits with 13 when a tuned answer is not that of the data: here to a question that was held out."""
+    done = made.make("quickstart", """SET=ask.show='["I want to make a complaint."]'""")
+    assert done.returncode != 0
+    assert "starts (" not in done.stdout
+    assert "Error 13" in done.stderr, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "[wrong: 400-000-0955, 1 working day]" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_a_new_scenario_from_ones_own_file_just_serves(made: Made, tmp_path: Path) -> None:

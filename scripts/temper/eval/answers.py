@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 from temper.errors import DataError
 from temper.eval import instructions, numbers, sandbox
-
-
-def fold(text: str) -> str:
-    """Return text without what does not change a fact: width, case and blanks."""
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold()
+from temper.eval.text import holds
 
 
 def row_for(question: str, checks: Path) -> dict[str, Any]:
@@ -46,19 +41,19 @@ def missing(answer: str, row: dict[str, Any]) -> list[str]:
         outcome = sandbox.passes(answer, tests)
         return [] if outcome.passed else [outcome.why or "code that passes the row's unit tests"]
     if named := facts(columns):
-        return [fact for fact in named if fold(fact) not in fold(answer)]
+        return [fact for fact in named if not holds(answer, fact)]
     if number := value(columns):
         unit = str(columns.get("unit") or "")
         return [] if numbers.matches(answer, number, unit) else [f"{number} {unit}".strip()]
     if columns.get("accept") or columns.get("must"):
         return _kept(answer, columns)
-    return [] if fold(row["output"]) in fold(answer) else [row["output"]]
+    return [] if holds(answer, row["output"]) else [row["output"]]
 
 
 def _kept(answer: str, columns: dict[str, Any]) -> list[str]:
     """Return what a row of the retention set wants and the answer lacks: one of the accepted words, and obedience."""
     accepted = columns.get("accept") or []
-    known = not accepted or any(fold(word) in fold(answer) for word in accepted)
+    known = not accepted or any(holds(answer, word) for word in accepted)
     return [*([] if known else [" / ".join(accepted)]), *instructions.broken(answer, columns.get("must") or {})]
 
 

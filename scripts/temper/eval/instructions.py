@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 from temper.errors import DataError
+from temper.eval.text import fold
 
 HAN, LATIN = r"[\u3400-\u9fff]", r"[A-Za-z\u00c0-\u024f]"
 # A word of English; "don't" and "well-known" are one word each.
@@ -36,11 +36,6 @@ def _obeyed(answer: str, name: str, wanted: Any) -> bool:
     except (AttributeError, KeyError, TypeError):
         raise DataError(f"must.{name}: {wanted!r} is no value for it", "correct the row") from None
     return bool(answer.strip()) and obeyed
-
-
-def _fold(text: str) -> str:
-    """Return text without width, case and blanks, so that "您好！" begins with "您好!"."""
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold()
 
 
 def _lines(answer: str) -> list[str]:
@@ -68,10 +63,10 @@ def _times(answer: str, word: str) -> int:
 
 
 KINDS: dict[str, Callable[[str, Any], bool]] = {
-    "contains": lambda answer, wanted: all(_fold(part) in _fold(answer) for part in wanted),
-    "excludes": lambda answer, wanted: not any(_fold(part) in _fold(answer) for part in wanted),
-    "starts_with": lambda answer, wanted: _fold(answer).startswith(_fold(wanted)),
-    "ends_with": lambda answer, wanted: _fold(answer).endswith(_fold(wanted)),
+    "contains": lambda answer, wanted: all(fold(part) in fold(answer) for part in wanted),
+    "excludes": lambda answer, wanted: not any(fold(part) in fold(answer) for part in wanted),
+    "starts_with": lambda answer, wanted: fold(answer).startswith(fold(wanted)),
+    "ends_with": lambda answer, wanted: fold(answer).endswith(fold(wanted)),
     "lines": lambda answer, wanted: len(_lines(answer)) == wanted,
     "bullets": lambda answer, wanted: sum(bool(re.match(r"[-*\d]", line)) for line in _lines(answer)) == wanted,
     "max_words": lambda answer, wanted: len(re.findall(WORD, answer)) <= wanted,

@@ -1,4 +1,4 @@
-"""How much of the wording of a reference answer an answer keeps: ROUGE-L over tokens of Chinese and English."""
+"""Whether an answer holds a fact, and how much of a reference's wording it keeps (ROUGE-L), in Chinese and English."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ _UNSPACED = (
 )
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)*"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|{_NUMBER}|[^\W_{_UNSPACED}]+")
+
+
+def fold(text: str) -> str:
+    """Return text without what does not change a fact: width, case and blanks."""
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text)).casefold()
+
+
+def holds(text: str, fact: str) -> bool:
+    """Say whether a fact stands in a text, whatever the width, case and blanks of either.
+
+    A number in it is not the end or the beginning of a longer one: 5天 is not in 15天, nor 138元 in 1,138元.
+    """
+    wanted = fold(fact)
+    before = r"(?<![0-9])(?<![0-9][.,])" if wanted[:1].isdigit() else ""
+    after = r"(?!\.?[0-9])" if wanted[-1:].isdigit() else ""
+    said = unicodedata.normalize("NFKC", text).casefold()
+    return bool(re.search(before + r"\s*".join(map(re.escape, wanted)) + after, said))
 
 
 def tokens(text: str) -> list[str]:
