@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.serve.serving import environment
+from tests.serve.serving import environment, free_port
 
 from temper import tracking
 from temper.errors import MachineError
+from temper.serve import ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,3 +89,27 @@ def test_training_writes_for_every_tracker(tiny: Path, tmp_path: Path) -> None:
     assert b"train/loss" in b"".join(path.read_bytes() for path in (tmp_path / "track").glob("wandb/**/run-*.wandb"))
     assert b"train/loss" in b"".join(path.read_bytes() for path in (tmp_path / "track").glob("swanlab/**/*.swanlab"))
     assert list((tmp_path / "track" / "mlflow").glob("*/*/metrics/loss"))
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_them_on_loopback(tmp_path: Path) -> None:
+    """The goal serves what was written, on loopback only; without anything written it says what to do."""
+    port = free_port()
+    words = ["-m", "temper", "tensorboard", "--scenario", "customer-service", "--profile", "cpu", "--port", str(port)]
+    env = {**environment(), "TEMPER_BUILD": str(tmp_path)}
+    none = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (none.returncode, "nothing was written; run: make train SET=" in none.stderr) == (6, True)
+    (tmp_path / "customer-service" / "cpu" / "track" / "tensorboard").mkdir(parents=True)
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as showing:
+        try:
+            until = time.monotonic() + 60
+            while ports.holder(port) is None:
+                assert showing.poll() is None and time.monotonic() < until
+                time.sleep(0.1)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/environment", timeout=30) as answer:
+                assert b"track/tensorboard" in answer.read()
+            listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
+            assert f"0100007F:{port:04X}" in {line.split()[1] for line in listening}
+            assert f"00000000:{port:04X}" not in {line.split()[1] for line in listening}
+        finally:
+            showing.terminate()

@@ -105,15 +105,25 @@ def test_a_serving_key_restarts_the_server_and_trains_nothing(made: Made) -> Non
 
 
 def test_evaluation_and_report_say_the_same(made: Made) -> None:
-    """`make report` asks both models for real and writes page, facts and card; a second one asks nothing.
+    """`make report` asks both models for real and writes page, facts and card; killed, it asks the rest only.
 
-    The card in the merged folder alters nothing: results verify and the server keeps running. Another threshold is
-    judged without asking, and a model compared with itself differs in nothing.
+    A second one asks nothing. The card in the merged folder alters nothing: results verify, the server keeps running.
+    Another threshold is judged without asking, and a model compared with itself differs in nothing.
     """
-    few = "SET=eval.max_rows=3 eval.max_new_tokens=24"
+    few = "SET=eval.max_rows=3 eval.max_new_tokens=24 eval.concurrency=1"
+    work = made.build / ".eval.work/run.base.jsonl"
+    with subprocess.Popen(["make", "report", few, f"PORT={made.port}"], cwd=ROOT, start_new_session=True) as killed:
+        until = time.monotonic() + 120
+        while not (work.exists() and work.read_bytes().count(b"\n") >= 3):
+            assert killed.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(killed.pid, signal.SIGKILL)
+    answered = work.read_bytes().splitlines()
     first = made.make("report", few)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
-    assert "asks the base model 9 questions" in first.stdout
+    assert f"asks the base model 9 questions, {len(answered)} of them before" in first.stdout
+    assert "asks the tuned model 9 questions\n" in first.stdout
+    assert (made.build / "eval/run.base.jsonl").read_bytes().splitlines()[: len(answered)] == answered
     facts = json.loads((made.build / "report/metrics.json").read_text())
     assert facts["sets"] == json.loads((made.build / "eval/metrics.json").read_text())["sets"]
     page = (made.build / "report/report.html").read_text()

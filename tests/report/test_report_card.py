@@ -25,6 +25,8 @@ def test_metadata_loads_again(facts: dict[str, Any]) -> None:
     }
     assert all(one.task_type == "text-generation" for one in read.data.eval_results or [])
     assert "datasets" not in read.data.to_dict()
+    rows = {(row["stage"], row["what"]): row["sha256"] for row in facts.get("provenance") or []}
+    assert read.data.to_dict().get("data_sha256") == rows.get(("data", "train.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,12 @@ def _metadata(facts: Facts) -> str:
         tags=["temper", "fine-tuned", facts["scenario"]],
         model_name=f"{facts['scenario']}-{facts['profile']}",
         eval_results=results or None,
+        data_sha256=next((row["sha256"] for row in _files(facts, "data") if row["what"] == "train.jsonl"), None),
     ).to_yaml()
+
+
+def _files(facts: Facts, stage: str) -> list[dict[str, Any]]:
+    return [row for row in facts.get("provenance") or [] if row["stage"] == stage]
 
 
 def _metrics(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
