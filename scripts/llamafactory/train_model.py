@@ -165,6 +165,8 @@ def train(arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
     comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/llamafactory-cli train THIS_FILE"
     settings.write(resolved, out / "run.yaml", comment)
     spent = run.train(out / "run.yaml", resolved, chosen["threads"])
+    if "resume_from_checkpoint" not in arguments and resolved.pop("resume_from_checkpoint", None):
+        settings.write(resolved, out / "run.yaml", comment)  # the checkpoint goes with the work folder
     run.collect(resolved, out, chosen, spent)
 
 

@@ -67,7 +67,7 @@ def test_every_kind_of_task_gives_the_harness_own_figures(
     """Choices, generated answers, likelihoods and perplexity agree with the harness's Hugging Face model."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     names = [f"temper_{name}" for name in TASKS]
-    found = harness.run(Client(server.url, "local"), names, tasks, 2, None)
+    found = harness.run(Client(server.url, "local"), names, harness.find(names, tasks), 2, None)
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
@@ -84,10 +84,10 @@ def test_every_kind_of_task_gives_the_harness_own_figures(
     assert any("temper_choose: acc" in line for line in harness.table(found))
 
 
-def test_a_task_that_is_not_there_is_named(server: Running) -> None:
+def test_a_task_that_is_not_there_is_named() -> None:
     """An unknown task is one line that says how to add a folder of tasks."""
     with pytest.raises(ConfigError, match="nonsense: no such task"):
-        harness.run(Client(server.url, "local"), ["nonsense"], None, 1, None)
+        harness.find(["nonsense"], None)
 
 
 def test_a_task_whose_data_is_not_on_disk_is_named(
@@ -96,4 +96,4 @@ def test_a_task_whose_data_is_not_on_disk_is_named(
     """A task of the harness's own whose rows would have to be fetched is refused, and nothing is fetched."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="arc_easy: the data is not on disk"):
-        harness.run(Client(server.url, "local"), ["arc_easy"], None, 1, None)
+        harness.run(Client(server.url, "local"), ["arc_easy"], harness.find(["arc_easy"], None), 1, None)

@@ -140,13 +140,15 @@ def resumed(repo: Repo) -> scratch.Made:
 
 
 def test_a_killed_training_resumes_and_finishes(repo: Repo, resumed: scratch.Made) -> None:
-    """After kill -9 the next make says from which checkpoint it resumes, and the loss covers every step."""
+    """After kill -9 the next make says from which checkpoint it resumes, the loss covers every step, and the kept YAML runs."""
     assert resumed.code == 0, resumed.err
     assert re.search(r"^train   resumes from checkpoint-\d+$", resumed.out, re.M)
     losses = [json.loads(line) for line in (adapter(repo) / "loss.jsonl").read_text().splitlines()]
     assert [row["step"] for row in losses if "loss" in row] == [1, *range(LOGGED, STEPS + 1, LOGGED)]
     assert (adapter(repo) / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert not work(repo).exists()
+    kept = (adapter(repo) / "run.yaml").read_text()
+    assert "max_steps" in kept and "resume_from_checkpoint" not in kept  # it runs by hand, and the checkpoint is gone
 
 
 def test_a_resumed_adapter_is_the_undisturbed_one(repo: Repo, resumed: scratch.Made, tmp_path: Path) -> None:

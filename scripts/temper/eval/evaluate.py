@@ -71,9 +71,10 @@ def _opinions(config: Config, asked: Sequence[cases.Case], replies: Any, path: P
 
 def tasks(config: Config, names: Sequence[str], folder: Path | None, limit: int | None, say: Any) -> None:
     """Run tasks of lm-evaluation-harness against the merged model, and keep the results in build/…/harness.json."""
+    manager = harness.find(names, folder)
     with _served(config, "tuned", say) as url:
         client = Client(url, config["serve"]["engine"], session.api_key(config))
-        found = harness.run(client, names, folder, config["eval"]["concurrency"], limit)
+        found = harness.run(client, names, manager, config["eval"]["concurrency"], limit)
     for line in harness.table(found):
         say(line)
     harness.save(found, pipeline.folder(config) / "harness.json")

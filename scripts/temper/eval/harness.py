@@ -20,23 +20,29 @@ LONGEST = 256  # tokens of an answer where a task does not say
 REMEDY = "make install EXTRA=lm-eval"
 
 
-def run(
-    client: Client, tasks: Sequence[str], folder: Path | None, concurrency: int, limit: int | None
-) -> dict[str, Any]:
-    """Return the harness's results for tasks by name; `folder` holds further task files.
+def find(tasks: Sequence[str], folder: Path | None) -> Any:
+    """Return the harness's manager of tasks, `folder` holding further ones; nothing of what follows fetches anything.
 
-    `limit` is the number of questions of each task. ConfigError names a task that is not there, or whose data is not
-    on disk; MachineError where the harness is not installed.
+    ConfigError names a task that is not there; MachineError where the harness is not installed.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
-        from lm_eval import evaluator
         from lm_eval.tasks import TaskManager
     except ImportError:
         raise MachineError("lm-evaluation-harness is not installed here", REMEDY) from None
     manager = TaskManager(include_path=str(folder) if folder else None)
     if absent := [name for name in tasks if not manager.match_tasks([name])]:
         raise ConfigError(f"TASKS: {', '.join(absent)}: no such task", "a folder with task files: TASK_PATH=DIR")
+    return manager
+
+
+def run(client: Client, tasks: Sequence[str], manager: Any, concurrency: int, limit: int | None) -> dict[str, Any]:
+    """Return the harness's results for tasks by name; `limit` is the number of questions of each.
+
+    ConfigError names tasks whose data is not on disk.
+    """
+    from lm_eval import evaluator
+
     try:
         found = evaluator.simple_evaluate(
             model=_model(client, concurrency),
