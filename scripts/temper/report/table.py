@@ -15,11 +15,11 @@ BEGIN, END = "<!-- make table: begin -->", "<!-- make table: end -->"
 PROFILES = ("cpu", "gpu-24g")
 WORDS = {
     "README.md": {
-        "head": "| scenario | profile | model | training | an answer | right before | right after | gain (95 %) |",
+        "head": "| scenario | profile | model | training | an answer | right | loss, nats a token | gain (95 %) |",
         "none": "no run yet",
     },
     "README.zh-CN.md": {
-        "head": "| 场景 | 配置 | 模型 | 训练 | 回答耗时（中位数） | 训练前答对 | 训练后答对 | 提升（95% 区间） |",
+        "head": "| 场景 | 配置 | 模型 | 训练 | 回答耗时（中位数） | 答对 | 损失（nat/token） | 提升（95% 区间） |",
         "none": "尚未运行",
     },
 }
@@ -65,14 +65,18 @@ def _facts(path: Path) -> dict[str, Any] | None:
 
 def _cells(facts: dict[str, Any]) -> list[str]:
     verdict, latency = facts["verdict"], facts["evaluation"]["latency"]["tuned"]
-    sets = [facts["sets"][name] for name in ("heldout", "checks") if name in facts["sets"]]
-    right = [metric for found in sets for metric in found["metrics"] if metric["name"] in ("score", "correct")]
-    cases = sum(metric["cases"] for metric in right)
-    before, after = (sum(metric[which] * metric["cases"] for metric in right) / cases for which in ("base", "tuned"))
     return [
         f"{facts['training']['seconds']:.0f} s",
         f"{latency['median_s']:.1f} s",
-        f"{before:.0%}",
-        f"{after:.0%}",
+        " → ".join(f"{value:.0%}" for value in _means(facts, "score", "correct")),
+        " → ".join(f"{value:.2f}" for value in _means(facts, "loss")) or "–",
         f"{verdict['gain']:+.0%} ({verdict['gain_low']:+.0%} … {verdict['gain_high']:+.0%})",
     ]
+
+
+def _means(facts: dict[str, Any], *names: str) -> list[float]:
+    """Return a metric's means of base and tuned model over the scenario's own questions; nothing where it has none."""
+    sets = [facts["sets"][name]["metrics"] for name in ("heldout", "checks") if name in facts["sets"]]
+    found = [metric for metrics in sets for metric in metrics if metric["name"] in names]
+    cases = sum(metric["cases"] for metric in found)
+    return [sum(metric[model] * metric["cases"] for metric in found) / cases for model in ("base", "tuned") if cases]
