@@ -140,7 +140,7 @@ def resumed(repo: Repo) -> scratch.Made:
 
 
 def test_a_killed_training_resumes_and_finishes(repo: Repo, resumed: scratch.Made) -> None:
-    """After kill -9 the next make says from which checkpoint it resumes, the loss has every step, the kept YAML runs."""
+    """After kill -9 the next make says from which checkpoint it resumes; loss and kept YAML are as of one run."""
     assert resumed.code == 0, resumed.err
     assert re.search(r"^train   resumes from checkpoint-\d+$", resumed.out, re.M)
     losses = [json.loads(line) for line in (adapter(repo) / "loss.jsonl").read_text().splitlines()]
