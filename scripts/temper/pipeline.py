@@ -211,6 +211,12 @@ def _eval(config: dict[str, Any]) -> Stage:
     section["serve"] = {
         key: serve[key] for key in ("engine", "dtype", "quantize", "max_input_tokens", "max_total_tokens")
     }
+    watched = []
+    if serve["engine"] != "local":
+        from temper.images import pinned
+
+        section["serve"]["image"] = pinned.read().get(serve["engine"], {}).get("digest")
+        watched.append(pinned.LOCK)
     section |= {"max_new_tokens": settings["max_new_tokens"] or config["ask"]["max_new_tokens"]}
     section |= {"columns": config["data"]["columns"], "system": config["data"]["system"]}
     named = {f"{key}: {settings[key]}": Path(settings[key]) for key in ("checks", "retention") if settings[key]}
@@ -222,6 +228,7 @@ def _eval(config: dict[str, Any]) -> Stage:
         run,
         config=section,
         files=named,
+        watched=tuple(watched),
         results={
             "model": (base(config), ()),
             "data": (here / "data", ("eval.jsonl", "checks.jsonl")),
@@ -265,7 +272,7 @@ def stage(name: str, config: dict[str, Any]) -> Stage:
         "eval": _eval,
         "report": _report,
     }[name](config)
-    watched = [*map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
+    watched = [*made.watched, *map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
     if runtime.in_container(config) and name not in ON_HOST:
         from temper.images import pinned
 

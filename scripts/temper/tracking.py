@@ -29,7 +29,9 @@ def asked(train: dict[str, Any]) -> list[str]:
 def refuse_absent(names: list[str]) -> None:
     """Raise MachineError for a tracker whose package is not installed here."""
     if absent := [name for name in names if not importlib.util.find_spec(name)]:
-        raise MachineError(f"train.report_to: {', '.join(absent)} is not installed here", "make install EXTRA=track")
+        raise MachineError(
+            f"train.report_to: {', '.join(absent)} is not installed here", "make install EXTRA=track, and RUNTIME=local"
+        )
 
 
 def environment(root: Path, name: str) -> dict[str, str]:
