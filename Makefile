@@ -69,7 +69,7 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install image model data train merge verify
+.PHONY: install image model data train merge verify reproduce
 install: $(INSTALLED)  ## the Python environment in .venv, from hash-locked lists; EXTRA=ray, track or lm-eval
 	@$(if $(strip $(EXTRA)),bash scripts/llamafactory/install_llamafactory.sh --$(strip $(EXTRA)))
 
@@ -83,6 +83,9 @@ merge: $(STATE)/merge.done  ## the merged model, past the gate
 
 verify: $(VENV)/installed  ## hash every result again and compare with its manifest
 	@$(TEMPER) verify $(ARGS)
+
+reproduce: $(VENV)/installed  ## build it again and compare every digest; MANIFEST=: with one from elsewhere
+	@$(TEMPER) reproduce $(ARGS) --manifest $(call quoted,$(strip $(MANIFEST)))
 
 ##@ Is it better?
 .PHONY: eval report compare table webui tensorboard

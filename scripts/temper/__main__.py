@@ -15,6 +15,7 @@ GOALS = (
     "look",
     "plan",
     "verify",
+    "reproduce",
     "gate",
     "webui",
     "tensorboard",
@@ -44,6 +45,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--set", default="", dest="overrides", help="'section.key=value …'")
     parser.add_argument("--runtime", default="local", help="where stages run: local, docker or podman")
     parser.add_argument("--question", default="", help="for ask")
+    parser.add_argument("--manifest", default="", help="for reproduce: a manifest.json, or a folder of results")
     parser.add_argument("--a", default="", help="for compare: a run's folder, or SCENARIO/PROFILE")
     parser.add_argument("--b", default="", help="for compare: the other run's")
     parser.add_argument("--tasks", default="", help="for harness: names, with commas between them")

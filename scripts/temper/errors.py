@@ -96,6 +96,12 @@ class EvalError(TemperError):
     code = 14
 
 
+class ReproduceError(TemperError):
+    """A result that, built again, came out as other bytes."""
+
+    code = 15
+
+
 def main(run: Callable[[], int | None]) -> None:
     """Call `run` and exit with its code; a TemperError becomes one line on stderr and its own code."""
     try:

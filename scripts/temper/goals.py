@@ -26,14 +26,14 @@ def plan(given: argparse.Namespace) -> None:
 
 
 def verify(given: argparse.Namespace) -> int:
-    """Hash every file of every result again and name each that is not what its manifest says."""
+    """Hash every result again; name each file that is not as recorded, or not the one a later result was made from."""
     config, wrong = configuration(given), 0
     for name in pipeline.ORDER:
         result = pipeline.stage(name, config).result
         if not (result / "manifest.json").is_file():
             say(f"{name:<7} not made yet")
             continue
-        found = stage.altered(result, digests.read)
+        found = [*stage.altered(result, digests.read), *stage.unlinked(pipeline.stage(name, config))]
         wrong += len(found)
         count = len(stage.manifest(result)["outputs"])
         say(f"{name:<7} " + ("; ".join(found) if found else f"{count} files as recorded"))
@@ -43,6 +43,13 @@ def verify(given: argparse.Namespace) -> int:
             "delete the folder named above and make it again",
         )
     return 0
+
+
+def reproduce(given: argparse.Namespace) -> None:
+    """Build the results again and compare every digest."""
+    from temper import reproduce as again
+
+    again.run(given, configuration(given), say)
 
 
 def gate(given: argparse.Namespace) -> None:

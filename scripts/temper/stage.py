@@ -76,6 +76,20 @@ def altered(result: Path, digest: Callable[[Path], str] = digests.of) -> list[st
     return found
 
 
+def unlinked(stage: Stage) -> list[str]:
+    """Name each file of an earlier result that is not the one this stage's result was made from."""
+    inputs, found = manifest(stage.result)["made_from"]["inputs"], []
+    for name, (folder, _) in stage.results.items():
+        now = manifest(folder)["outputs"] if (folder / MANIFEST).is_file() else {}
+        read = {key.partition("/")[2]: known for key, known in inputs.items() if key.startswith(f"{name}/")}
+        found += [
+            f"it was made from another {folder / file} ({known['sha256'][:12]})"
+            for file, known in read.items()
+            if now and now.get(file) != known
+        ]
+    return found
+
+
 def refuse_altered(result: Path) -> None:
     """Raise ResultError when a result is not what its manifest says."""
     if found := altered(result):

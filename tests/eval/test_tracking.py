@@ -32,9 +32,7 @@ def test_a_train_section_names_its_trackers(given: object, names: list[str]) -> 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     """The error says which, and how to get it."""
-    with pytest.raises(
-        MachineError, match=r"comet_ml is not installed here; make install EXTRA=track, and RUN"
-    ):
+    with pytest.raises(MachineError, match=r"comet_ml is not installed here; make install EXTRA=track, and RUN"):
         tracking.refuse_absent(["comet_ml"])
 
 
