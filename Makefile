@@ -69,8 +69,8 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install image model data train merge verify reproduce
-install: $(INSTALLED)  ## the Python environment in .venv, from hash-locked lists; EXTRA=ray, track or lm-eval
+.PHONY: install image model data train merge verify sign reproduce
+install: $(INSTALLED)  ## the Python environment in .venv, from hash-locked lists; EXTRA=ray, track, lm-eval, sign
 	@$(if $(strip $(EXTRA)),bash scripts/llamafactory/install_llamafactory.sh --$(strip $(EXTRA)))
 
 image: .venv-host/installed  ## the pinned images, built without network and compared with docker/images.lock; IMAGE=, PIN=1
@@ -81,8 +81,11 @@ data: $(STATE)/data.done    ## the rows, checked, cleaned, split and counted; re
 train: $(STATE)/train.done  ## an adapter, by LLaMA Factory
 merge: $(STATE)/merge.done  ## the merged model, past the gate
 
-verify: $(VENV)/installed  ## hash every result again and compare with its manifest
-	@$(TEMPER) verify $(ARGS)
+verify: $(VENV)/installed  ## hash every result again and compare with its manifest; KEY=: the signatures too
+	@$(TEMPER) verify $(ARGS) --key $(call quoted,$(strip $(KEY)))
+
+sign: .venv/installed  ## sign every result's provenance and the model with an offline key: make sign KEY=key.pem
+	@.venv/bin/python -m temper sign $(ARGS) --key $(call quoted,$(strip $(KEY)))
 
 reproduce: $(VENV)/installed  ## build it again and compare every digest; MANIFEST=: with one from elsewhere
 	@$(TEMPER) reproduce $(ARGS) --manifest $(call quoted,$(strip $(MANIFEST)))

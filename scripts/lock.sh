@@ -43,10 +43,10 @@ add_sources() {
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 cp "$LOCKS"/*.txt "$before/"
-for name in ${*:-cpu cuda host dev ray track lm-eval bench test-tf451 test-tf5 test-text-generation temper-cpu temper-cuda}; do
+for name in ${*:-cpu cuda host dev ray track lm-eval sign bench test-tf451 test-tf5 test-text-generation temper-cpu temper-cuda}; do
   case $name in
     cpu) resolve cpu --override "$LOCKS/absent.txt" ${UPGRADE:+--upgrade}; add_torch_hashes ;;
-    dev | ray | track | lm-eval) resolve "$name" --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade} ;;
+    dev | ray | track | lm-eval | sign) resolve "$name" --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade} ;;
     test-text-generation) resolve "$name" ${UPGRADE:+--upgrade} ;;
     test-*) resolve "$name" --no-deps ${UPGRADE:+--upgrade} ;;
     # Without this machine's find-links: a CPU build of torch among them would stand for the CUDA build.

@@ -14,12 +14,13 @@ if [[ ${1:-} == --host ]]; then VENV=.venv-host LOCK=docker/locks/host.txt SIZE=
 fail() { echo "error: $1; $2" >&2; exit 11; }
 
 usage() { cat <<'TEXT'
-usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --ray | --track | --lm-eval | --cuda | --host]
+usage: bash scripts/llamafactory/install_llamafactory.sh [--dev | --ray | --track | --lm-eval | --sign | --cuda | --host]
 Makes .venv from docker/locks/cpu.txt; pip's own configuration decides where packages come from.
   --dev      also what `make test` and `make check` need
   --ray      also Ray, for data.engine: ray
   --track    also tensorboard, wandb, swanlab and mlflow, for train.report_to
   --lm-eval  also lm-evaluation-harness, for make eval TASKS=…
+  --sign     also model-signing, for make sign
   --cuda     .venv-cuda from docker/locks/cuda.txt, for profiles that need a GPU
   --host     .venv-host from docker/locks/host.txt, for a host whose stages run in containers
 TEXT
@@ -63,7 +64,7 @@ make_environment() {
 }
 
 case $* in
-  "" | --dev | --ray | --track | --lm-eval | --cuda | --host) ;;
+  "" | --dev | --ray | --track | --lm-eval | --sign | --cuda | --host) ;;
   -h | --help) usage; exit 0 ;;
   *) echo "error: unknown option $*; see bash scripts/llamafactory/install_llamafactory.sh --help" >&2; exit 2 ;;
 esac
@@ -74,7 +75,7 @@ if [[ ! -f $VENV/installed ]] || ! sha256sum --status -c "$VENV/installed" 2>/de
   make_environment
 fi
 touch "$VENV/installed"
-if [[ ${1:-} == --dev || ${1:-} == --ray || ${1:-} == --track || ${1:-} == --lm-eval ]]; then
+if [[ ${1:-} == --dev || ${1:-} == --ray || ${1:-} == --track || ${1:-} == --lm-eval || ${1:-} == --sign ]]; then
   more=${1#--}
   echo "install docker/locks/$more.txt"
   install_lock "docker/locks/$more.txt"

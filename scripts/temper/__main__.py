@@ -16,6 +16,7 @@ GOALS = (
     "plan",
     "verify",
     "reproduce",
+    "sign",
     "gate",
     "webui",
     "tensorboard",
@@ -45,6 +46,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--set", default="", dest="overrides", help="'section.key=value …'")
     parser.add_argument("--runtime", default="local", help="where stages run: local, docker or podman")
     parser.add_argument("--question", default="", help="for ask")
+    parser.add_argument("--key", default="", help="for sign: a private key; for verify: its public one")
     parser.add_argument("--manifest", default="", help="for reproduce: a manifest.json, or a folder of results")
     parser.add_argument("--a", default="", help="for compare: a run's folder, or SCENARIO/PROFILE")
     parser.add_argument("--b", default="", help="for compare: the other run's")

@@ -37,12 +37,24 @@ def verify(given: argparse.Namespace) -> int:
         wrong += len(found)
         count = len(stage.manifest(result)["outputs"])
         say(f"{name:<7} " + ("; ".join(found) if found else f"{count} files as recorded"))
+    if given.key:
+        from temper import sign as signing
+
+        if unsigned := signing.verify(config, Path(given.key), say):
+            raise ResultError("; ".join(unsigned), "sign what is meant with make sign KEY=, or do not trust it")
     if wrong:
         raise ResultError(
             f"{wrong} file{'s' if wrong > 1 else ''} altered after being made",
             "delete the folder named above and make it again",
         )
     return 0
+
+
+def sign(given: argparse.Namespace) -> None:
+    """Sign what is made with an offline key."""
+    from temper import sign as signing
+
+    signing.sign(configuration(given), Path(given.key), say)
 
 
 def reproduce(given: argparse.Namespace) -> None:

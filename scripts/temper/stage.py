@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from temper import __version__, digests, locking
+from temper import __version__, digests, locking, provenance
 from temper.errors import DiskError, ResultError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -258,6 +258,7 @@ def _run(stage: Stage, now: dict[str, Any], why: list[str], say: Callable[[str],
     }
     seconds = time.time() - started
     _write_json(stage.work / "run.json", {"started": started, "seconds": round(seconds, 3), **result.get("run", {})})
+    _write_json(stage.work / provenance.FILE, provenance.statement(record, stage.where, started, seconds))
     _write_json(stage.work / MANIFEST, record)
     (stage.work / NOTE).unlink()
     _publish(stage)

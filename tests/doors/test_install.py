@@ -16,7 +16,7 @@ def test_help_installs_nothing(tmp_path: Path) -> None:
     done = run("bash", INSTALL, "--help", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: bash scripts/llamafactory/install_llamafactory.sh [")
-    assert {"--dev", "--ray", "--track", "--lm-eval", "--cuda", "--host"} <= {
+    assert {"--dev", "--ray", "--track", "--lm-eval", "--sign", "--cuda", "--host"} <= {
         line.split()[0] for line in done.out.splitlines() if line.startswith("  -")
     }
     assert (ROOT / ".venv" / "installed").stat().st_mtime_ns == before
