@@ -16,6 +16,7 @@ ENGINE ?=                     ## what serves: tgi, vllm or local (default: the p
 IMAGE ?= temper-cpu temper-cuda  ## which images: temper-cpu temper-cuda temper-serve
 BASE_IMAGE ?=                 ## a base of your own: registry/debian@sha256:…
 PIN ?=                        ## 1: record the image that make image builds as the wanted one
+DETERMINISTIC ?=              ## portable: equal bytes on other types of CPU too, slower
 LANG_DOC ?=                   ## language of the report: en or zh
 PORT ?=                       ## port to serve on (default: serve.port, 8000)
 BUILD ?= build                ## folder of everything made at run time
@@ -33,7 +34,7 @@ override MODEL := $(strip $(MODEL))
 override RUNTIME := $(or $(strip $(RUNTIME)),$(CONTAINED),local)
 override BUILD := $(strip $(BUILD))
 override SET := $(strip $(SET) $(if $(strip $(PORT)),serve.port=$(strip $(PORT))) $(if $(strip $(ENGINE)),serve.engine=$(strip $(ENGINE))) \
-  $(if $(strip $(LANG_DOC)),report.language=$(strip $(LANG_DOC))))
+  $(if $(strip $(DETERMINISTIC)),determinism=$(strip $(DETERMINISTIC))) $(if $(strip $(LANG_DOC)),report.language=$(strip $(LANG_DOC))))
 
 # Where stages run in containers, the host needs no PyTorch.
 VENV := $(if $(filter local,$(RUNTIME)),.venv,.venv-host)

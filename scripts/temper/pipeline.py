@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from temper import digests, runtime
+from temper import determinism, digests, runtime
 from temper.config import cached
 from temper.errors import ConfigError, TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
@@ -152,6 +152,7 @@ def _train(config: dict[str, Any]) -> Stage:
         return result
 
     section = {"train": config["train"], "template": config["model"]["template"], "gpu": config["gpu"]}
+    section |= determinism.section(config)
     return Stage(
         "train",
         here / "adapter",
@@ -184,6 +185,7 @@ def _merge(config: dict[str, Any]) -> Stage:
         return dict(json.loads((work / "run.result.json").read_text(encoding="utf-8")))
 
     section = {**merge, "template": model["template"], "end_token": model["end_token"], "tgi": model["tgi"]}
+    section |= determinism.section(config)
     return Stage(
         "merge",
         here / "merged",

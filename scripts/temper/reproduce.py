@@ -84,7 +84,9 @@ def _empty(again: Path) -> None:
 def _make(given: argparse.Namespace, again: Path, goal: str) -> None:
     settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides}
     words = [f"{key}={value}" for key, value in {**settings, "RUNTIME": given.runtime, "BUILD": str(again)}.items()]
-    code = child.run(["make", goal, "PORT=", "ENGINE=", "LANG_DOC=", "MANIFEST=", *words], dict(os.environ))
+    code = child.run(
+        ["make", goal, "PORT=", "ENGINE=", "LANG_DOC=", "DETERMINISTIC=", "MANIFEST=", *words], dict(os.environ)
+    )
     if code:
         raise pipeline.ChildFailed(code)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper import child, digests
+from temper import child, determinism, digests
 from temper.errors import MachineError
 from temper.paths import BUILD, ROOT
 
@@ -59,7 +59,9 @@ def run(config: dict[str, Any], program: Path, *arguments: str) -> int:
     In a container it ends with this process, however this process ends.
     """
     if not in_container(config):
-        return child.run([_python(config), str(program), *arguments], child.environment())
+        inherited = child.environment().items()
+        own = {name: value for name, value in inherited if name not in determinism.NOT_INHERITED}
+        return child.run([_python(config), str(program), *arguments], own | determinism.variables(config))
     from temper import containers
     from temper.images import provide
 
@@ -94,6 +96,7 @@ def box(config: dict[str, Any], reference: str, argv: Sequence[str]) -> Containe
             "PYTHONDONTWRITEBYTECODE": "1",
             "USER": "temper",
             **environment,
+            **determinism.variables(config),
         },
         workdir=str(ROOT),
         gpus=gpus,

@@ -161,8 +161,9 @@ def _layers(scenario: str, profile: str, model: str, overrides: str) -> tuple[di
     origins: dict[str, str] = {}
     _overlay(tree, {"train": TRAIN_DEFAULTS}, origins, "Temper's default")
     _overlay(tree, content, origins, str(path))
-    if overlay.model:
-        _put(tree, "model", overlay.model, origins, str(profile_path))
+    for key in ("model", "determinism"):
+        if value := getattr(overlay, key):
+            _put(tree, key, value, origins, str(profile_path))
     for values in ({key: getattr(overlay, key) for key in SECTIONS}, overlay.scenarios.get(scenario, {})):
         _overlay(tree, values, origins, str(profile_path))
     _overlay(tree, parse_overrides(overrides), origins, "SET")
@@ -177,6 +178,9 @@ def _problems(tree: dict[str, Any], profile: Profile, where: Callable[[str], str
     found = lf_args.problems(train) if isinstance(train, dict) else []
     if isinstance(train, dict) and train.get("quantization_bit") and not profile.gpu:
         found.append(("quantization_bit", "QLoRA needs a CUDA GPU; set it to null, or PROFILE=gpu-24g"))
+    if isinstance(train, dict) and tree.get("determinism") == "portable" and not profile.gpu:
+        lower = [key for key in ("bf16", "fp16", "pure_bf16") if train.get(key)]
+        found += [(key, "is not portable between types of CPU; leave it out, or determinism: machine") for key in lower]
     problems = [(where(f"train.{key}"), f"train.{key}", text) for key, text in found]
     named = [("data", "path"), ("data", "eval_path"), ("eval", "checks"), ("eval", "retention")]
     for section, name in named:
@@ -236,6 +240,7 @@ def resolve(scenario: str, profile: str, model: str = "", overrides: str = "") -
         "scenario": scenario,
         "profile": profile,
         "description": sections["description"],
+        "determinism": sections["determinism"],
         "gpu": overlay.gpu,
         "gpu_memory_gb": overlay.gpu_memory_gb,
         "model": {"name": sections["model"], **spec.model_dump()},

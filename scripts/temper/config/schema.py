@@ -152,6 +152,9 @@ class Scenario(Section):
 
     description: str = ""
     model: str = Field(description="a name from configs/models")
+    determinism: Literal["machine", "portable"] = Field(
+        "machine", description="equal bytes on one machine, or on other types of CPU too, which is slower"
+    )
     data: Data
     train: dict[str, Any] = Field(default_factory=dict, description="LLaMA Factory's own arguments")
     merge: Merge = Field(default_factory=Merge)
@@ -168,6 +171,7 @@ class Profile(Section):
     gpu: bool = Field(False, description="whether a CUDA GPU is needed")
     gpu_memory_gb: float | None = Field(None, description="GPU memory the settings are made for, GB")
     model: str | None = None
+    determinism: Literal["machine", "portable"] | None = None
     data: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     merge: dict[str, Any] = Field(default_factory=dict)

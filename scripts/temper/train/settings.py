@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from temper import tracking
+from temper import determinism, tracking
 
 # Faster on a CPU and equal in result: see docs/log.md, "Training speed".
 CPU = {"use_cpu": True, "disable_gradient_checkpointing": True, "group_by_length": True, "flash_attn": "disabled"}
@@ -37,7 +37,7 @@ def resolved(config: dict[str, Any], base: Path, data: Path, out: Path) -> dict[
         }
     if config["model"]["default_system"]:
         fixed["default_system"] = config["model"]["default_system"]
-    return {**speed, **own, **fixed}
+    return {**speed, **own, **determinism.arguments(config), **fixed}
 
 
 def write(arguments: dict[str, Any], path: Path, comment: str) -> None:

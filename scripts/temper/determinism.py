@@ -1,0 +1,52 @@
+"""What decides the bits of a computation besides its inputs, and how a stage sets it: never the user's shell.
+
+`machine`: equal bytes on one machine, at full speed. `portable`: equal bytes on other types of CPU too, for which sums
+must be made in one order everywhere: float32, MKL's compatible mode, and no wider vectors than AVX2 (measured in
+docs/reproducibility.md). On a GPU it asks for deterministic algorithms; other types of GPU may still differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Each changes results or the order of sums; a stage's program never inherits them. Containers do not have them anyway.
+NOT_INHERITED = (
+    *("MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "MKL_THREADING_LAYER"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("DNNL_DEFAULT_FPMATH_MODE", "OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_THREAD_LIMIT", "TORCH_CPU_ALLOW_TF32"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("TORCH_BLAS_PREFER_CUBLASLT", "NCCL_ALGO", "NCCL_PROTO", "FLASH_ATTENTION_DETERMINISTIC"),
+)
+CPU = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+GPU = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "NCCL_ALGO": "Ring",
+    "NCCL_PROTO": "Simple",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+}
+
+
+def portable(config: dict[str, Any]) -> bool:
+    """Say whether results are to be the same on other machines too."""
+    return bool(config["determinism"] == "portable")
+
+
+def variables(config: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of a stage's program, beyond child.QUIET."""
+    return ({**CPU, **GPU} if config["gpu"] else CPU) if portable(config) else {}
+
+
+def arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Return LLaMA Factory's arguments that go with it."""
+    if not portable(config):
+        return {}
+    if config["gpu"]:
+        return {"full_determinism": True}
+    # The unfused AdamW takes square roots by the vendor's vector code (docs/log.md).
+    return {"bf16": False, "fp16": False, "optim": "adamw_torch_fused"}
+
+
+def section(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stage's result then follows from: nothing more on one machine, so that its results stay current."""
+    return {"determinism": config["determinism"]} if portable(config) else {}
