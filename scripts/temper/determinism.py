@@ -1,8 +1,8 @@
 """What decides the bits of a computation besides its inputs, and how a stage sets it: never the user's shell.
 
 `machine`: equal bytes on one machine, at full speed. `portable`: equal bytes on other types of CPU too, for which sums
-must be made in one order everywhere: float32, MKL's compatible mode, and no wider vectors than AVX2 (measured in
-docs/reproducibility.md). On a GPU it asks for deterministic algorithms; other types of GPU may still differ.
+must be made in one order everywhere: float32, MKL's compatible mode, one thread, and no wider vectors than AVX2
+(docs/reproducibility.md). On a GPU it asks for deterministic algorithms; other types of GPU may still differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ NOT_INHERITED = (
     *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
     *("TORCH_BLAS_PREFER_CUBLASLT", "NCCL_ALGO", "NCCL_PROTO", "FLASH_ATTENTION_DETERMINISTIC"),
 )
-CPU = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+# One thread: in its compatible mode MKL's products of odd sizes change with the number of threads (docs/log.md). Its
+# modes that are strict about threads (AVX2,STRICT) are for Intel's processors only.
+CPU = {
+    "MKL_CBWR": "COMPATIBLE",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 GPU = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "NVIDIA_TF32_OVERRIDE": "0",
