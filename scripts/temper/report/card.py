@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from temper.data.page import clip
+from temper.page import clip
 from temper.report import figures
 from temper.report.page import METRICS, SETS
 

@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-from temper.data.page import STYLE, clip, written_out
+from temper.page import STYLE, clip, written_out
 from temper.report import figures, template
 
 EXCERPT, CODE = 600, 2400  # characters of an answer that are shown

@@ -1,5 +1,7 @@
 """The report's template. It is a string, since the images' digest covers *.py; t(en, zh) picks the language."""
 
+from temper.page import HEAD
+
 STYLE = """\
 .good,.better,.held{color:var(--good)}.bad,.worse,.missed{color:var(--out)}
 .better,.worse,.undecided,.counted,.unmeasured{white-space:nowrap}.undecided,.counted,.unmeasured{color:var(--soft)}
@@ -41,15 +43,7 @@ pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:.87em/1.5 ui-monos
  article{break-inside:avoid}section:not(.long){break-inside:avoid}.gate{margin:.5rem 0}}
 """
 
-HEAD = """\
-<!doctype html>
-<html lang="{{ lang }}">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
+TITLE = """\
 <title>{{ t("Model report", "模型报告") }} · {{ scenario | clip(60) }} · {{ profile | clip(60) }}</title>
 <style>
 {{ style | safe }}"""
@@ -346,4 +340,4 @@ BODY = """\
 </html>
 """
 
-TEMPLATE = HEAD + STYLE + BODY
+TEMPLATE = HEAD + TITLE + STYLE + BODY
