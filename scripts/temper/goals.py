@@ -29,13 +29,13 @@ def verify(given: argparse.Namespace) -> int:
     """Hash every result again; name each file that is not as recorded, or not the one a later result was made from."""
     config, wrong = configuration(given), 0
     for name in pipeline.ORDER:
-        result = pipeline.stage(name, config).result
-        if not (result / "manifest.json").is_file():
+        made = pipeline.stage(name, config)
+        if not (made.result / "manifest.json").is_file():
             say(f"{name:<7} not made yet")
             continue
-        found = [*stage.altered(result, digests.read), *stage.unlinked(pipeline.stage(name, config))]
+        found = [*stage.altered(made.result, digests.read), *stage.unlinked(made)]
         wrong += len(found)
-        count = len(stage.manifest(result)["outputs"])
+        count = len(stage.manifest(made.result)["outputs"])
         say(f"{name:<7} " + ("; ".join(found) if found else f"{count} files as recorded"))
     if given.key:
         from temper import sign as signing

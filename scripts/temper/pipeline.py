@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from temper import determinism, digests, runtime
+from temper import child, determinism, digests, runtime
 from temper.config import cached
 from temper.errors import ConfigError, TemperError
 from temper.paths import BUILD, CONFIGS, lock_file
@@ -46,6 +47,25 @@ def _program(config: dict[str, Any], name: str, *arguments: str) -> None:
     code = runtime.run(config, FRONT_DOORS / name, *arguments)
     if code:
         raise ChildFailed(code if code > 0 else 128 - code)
+
+
+def make(goal: str, given: argparse.Namespace, build: Path) -> None:
+    """Run a goal of the Makefile, the graph and all, as `given` asks; ChildFailed when it fails.
+
+    What other variables asked for stands in SET already, so they are emptied.
+    """
+    settings = {
+        "SCENARIO": given.scenario,
+        "PROFILE": given.profile,
+        "MODEL": given.model,
+        "SET": given.overrides,
+        "RUNTIME": given.runtime,
+        "BUILD": str(build),
+        **dict.fromkeys(("PORT", "ENGINE", "DETERMINISTIC", "LANG_DOC"), ""),
+    }
+    code = child.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], dict(os.environ))
+    if code:
+        raise ChildFailed(code)
 
 
 def _model(config: dict[str, Any]) -> Stage:
@@ -201,7 +221,7 @@ def _merge(config: dict[str, Any]) -> Stage:
 
 
 def _eval(config: dict[str, Any]) -> Stage:
-    here, settings, serve = folder(config), dict(config["eval"]), config["serve"]
+    here, settings, serve = folder(config), config["eval"], config["serve"]
     thresholds = ("min_gain", "max_retention_loss", "concurrency", "judge_key_file")
 
     def run(work: Path) -> dict[str, Any]:

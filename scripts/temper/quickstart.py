@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,22 +15,6 @@ from temper.errors import AnswerError, ConfigError
 from temper.eval import answers
 from temper.paths import BUILD
 from temper.serve import control, ports, session
-
-
-def _make(goal: str, given: argparse.Namespace) -> None:
-    """Run a goal of the Makefile, the graph and all."""
-    settings = {
-        "SCENARIO": given.scenario,
-        "PROFILE": given.profile,
-        "MODEL": given.model,
-        "SET": given.overrides,
-        "PORT": "",
-        "BUILD": str(BUILD),
-        "RUNTIME": given.runtime,
-    }  # the port stands in SET already
-    code = child.run(["make", goal, *(f"{key}={value}" for key, value in settings.items())], dict(os.environ))
-    if code:
-        raise pipeline.ChildFailed(code)
 
 
 @contextmanager
@@ -80,7 +63,7 @@ def run(given: argparse.Namespace, config: dict[str, Any], say: Callable[[str], 
         raise ConfigError(f"{config['scenario']}: ask.show is empty", "name the questions to ask in ask.show")
     where = f"profile {config['profile']}, runtime {runtime.describe(config)}"
     say(f"quickstart {config['scenario']}: {config['model']['name']}, {where}")
-    _make("serve", given)
+    pipeline.make("serve", given, BUILD)
     url = session.url(config)
     wrong = _compare(config, url, say)
     named = f"SCENARIO={config['scenario']}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from temper import child, pipeline, stage
+from temper import pipeline, stage
 from temper.errors import ReproduceError, ResultError
 from temper.paths import BUILD
 
@@ -29,7 +29,7 @@ def run(given: argparse.Namespace, config: dict[str, Any], say: Callable[[str], 
     wanted = read(given.manifest) if given.manifest else _made_here(config)
     again = BUILD / AGAIN
     _empty(again)
-    _make(given, again, list(wanted)[-1])
+    pipeline.make(list(wanted)[-1], given, again)
     for name, old in wanted.items():
         result = _beside(pipeline.stage(name, config).result, again)
         new = stage.manifest(result)
@@ -79,16 +79,6 @@ def _empty(again: Path) -> None:
     fetched = BUILD / "cache" / "models"
     if fetched.is_dir():
         shutil.copytree(fetched, again / "cache" / "models", copy_function=os.link)
-
-
-def _make(given: argparse.Namespace, again: Path, goal: str) -> None:
-    settings = {"SCENARIO": given.scenario, "PROFILE": given.profile, "MODEL": given.model, "SET": given.overrides}
-    words = [f"{key}={value}" for key, value in {**settings, "RUNTIME": given.runtime, "BUILD": str(again)}.items()]
-    code = child.run(
-        ["make", goal, "PORT=", "ENGINE=", "LANG_DOC=", "DETERMINISTIC=", "MANIFEST=", *words], dict(os.environ)
-    )
-    if code:
-        raise pipeline.ChildFailed(code)
 
 
 def _beside(result: Path, again: Path) -> Path:

@@ -52,7 +52,7 @@ def run(client: Client, tasks: Sequence[str], manager: Any, concurrency: int, li
             bootstrap_iters=1000,
             log_samples=False,
         )
-    except (OSError, ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         if "offline" in str(error).lower() or "Couldn't find" in str(error) or isinstance(error, OSError):
             line = " ".join(str(error).split())[:300]
             raise ConfigError(f"TASKS: {', '.join(tasks)}: the data is not on disk: {line}", "put it there") from None

@@ -85,12 +85,12 @@ def _metadata(facts: Facts) -> str:
         tags=["temper", "fine-tuned", facts["scenario"]],
         model_name=f"{facts['scenario']}-{facts['profile']}",
         eval_results=results or None,
-        data_sha256=next((row["sha256"] for row in _files(facts, "data") if row["what"] == "train.jsonl"), None),
+        data_sha256=next((row["sha256"] for row in _files(facts, ("data",)) if row["what"] == "train.jsonl"), None),
     ).to_yaml()
 
 
-def _files(facts: Facts, stage: str) -> list[dict[str, Any]]:
-    return [row for row in facts.get("provenance") or [] if row["stage"] == stage]
+def _files(facts: Facts, stages: Sequence[str]) -> list[dict[str, Any]]:
+    return [row for row in facts.get("provenance") or [] if row["stage"] in stages]
 
 
 def _metrics(facts: Facts) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -164,9 +164,5 @@ def _values(*parts: dict[str, Any] | None) -> str:
 
 
 def _digests(facts: Facts, stages: Sequence[str], before: str) -> str:
-    rows = [
-        [_text(row["stage"]), _text(row["what"]), f"`{row['sha256']}`"]
-        for row in facts.get("provenance") or []
-        if row["stage"] in stages
-    ]
+    rows = [[_text(row["stage"]), _text(row["what"]), f"`{row['sha256']}`"] for row in _files(facts, stages)]
     return f"{before}\n\n{_table(['stage', 'what', 'SHA-256'], rows)}"
