@@ -26,6 +26,7 @@ CONFIG = {
     "gpu": False,
     "scenario": "customer-service",
     "profile": "cpu",
+    "determinism": "machine",
     "data": {"path": "data/customer-service/rows.csv"},
     "train": {},
 }

@@ -85,7 +85,7 @@ def write(page: Page, question: str) -> None:
     page.run("document.getElementById('question').focus()")
     page.type(question)
     page.press("Enter")
-    page.until("turns.length > 0")
+    page.until("turns.length > 0 || document.getElementById('lock').open")  # refused at once, the turn is gone again
 
 
 def answers(page: Page) -> list[list[str]]:
