@@ -70,7 +70,7 @@ plan: $(VENV)/installed  ## what would run and why, and what it needs; runs noth
 	@$(TEMPER) plan $(ARGS)
 
 ##@ Make a model
-.PHONY: install image model data train merge verify sign reproduce
+.PHONY: install image model data train merge verify sign reproduce nix-inputs
 install: $(INSTALLED)  ## the Python environment in .venv, from hash-locked lists; EXTRA=ray, track, lm-eval, sign
 	@$(if $(strip $(EXTRA)),bash scripts/llamafactory/install_llamafactory.sh --$(strip $(EXTRA)))
 
@@ -90,6 +90,9 @@ sign: .venv/installed  ## sign every result's provenance and the model with an o
 
 reproduce: $(VENV)/installed  ## build it again and compare every digest; MANIFEST=: with one from elsewhere
 	@$(TEMPER) reproduce $(ARGS) --manifest $(call quoted,$(strip $(MANIFEST)))
+
+nix-inputs: .venv-host/installed  ## what nix/ builds from, put into the Nix store by sha256; PARTS=1: the parts of the image too
+	@.venv-host/bin/python -m temper nix_inputs $(ARGS) $(if $(strip $(PARTS)),--parts)
 
 ##@ Is it better?
 .PHONY: eval report compare table webui tensorboard
@@ -138,7 +141,7 @@ test: .venv/installed-dev  ## everything that proves the repository: T=tests/gra
 	@.venv/bin/python -m pytest $(or $(T),tests)
 
 check: .venv/installed-dev  ## format, lint and type check
-	@.venv/bin/ruff format --check scripts tests && .venv/bin/ruff check scripts tests && .venv/bin/mypy
+	@.venv/bin/ruff format --check scripts tests nix && .venv/bin/ruff check scripts tests nix && .venv/bin/mypy
 
 lock:  ## resolve every pin anew and show what moved
 	@scripts/lock.sh

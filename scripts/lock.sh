@@ -43,7 +43,7 @@ add_sources() {
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 cp "$LOCKS"/*.txt "$before/"
-for name in ${*:-cpu cuda host dev ray track lm-eval sign bench test-tf451 test-tf5 test-text-generation temper-cpu temper-cuda}; do
+for name in ${*:-cpu cuda host dev ray track lm-eval sign nix bench test-tf451 test-tf5 test-text-generation temper-cpu temper-cuda temper-nix}; do
   case $name in
     cpu) resolve cpu --override "$LOCKS/absent.txt" ${UPGRADE:+--upgrade}; add_torch_hashes ;;
     dev | ray | track | lm-eval | sign) resolve "$name" --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade} ;;
@@ -51,6 +51,7 @@ for name in ${*:-cpu cuda host dev ray track lm-eval sign bench test-tf451 test-
     test-*) resolve "$name" --no-deps ${UPGRADE:+--upgrade} ;;
     # Without this machine's find-links: a CPU build of torch among them would stand for the CUDA build.
     cuda) PIP_FIND_LINKS="" resolve cuda ${UPGRADE:+--upgrade} ;;
+    nix) resolve nix --constraints "$LOCKS/host.txt" ${UPGRADE:+--upgrade} ;;
     host) resolve host --constraints "$LOCKS/cpu.txt" ${UPGRADE:+--upgrade}; add_sources ;;
     temper-*) make --silent .venv-host/installed; PYTHONPATH=scripts .venv-host/bin/python -m temper.images resolve "$name"; continue ;;
     *) resolve "$name" ${UPGRADE:+--upgrade} ;;

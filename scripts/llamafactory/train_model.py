@@ -162,7 +162,7 @@ def train(arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
     (out / "run.chosen.json").write_text(json.dumps(chosen), encoding="utf-8")
     resolved = {"bf16": chosen["bf16"], **arguments, "output_dir": str(out / "checkpoints")}
     run.resume(resolved)
-    comment = f"By hand: OMP_NUM_THREADS={chosen['threads']} .venv/bin/llamafactory-cli train THIS_FILE"
+    comment = "By hand: .venv/bin/llamafactory-cli train THIS_FILE"
     settings.write(resolved, out / "run.yaml", comment)
     spent = run.train(out / "run.yaml", resolved, chosen["threads"])
     if "resume_from_checkpoint" not in arguments and resolved.pop("resume_from_checkpoint", None):

@@ -17,6 +17,7 @@ GOALS = (
     "verify",
     "reproduce",
     "sign",
+    "nix_inputs",
     "gate",
     "webui",
     "tensorboard",
@@ -48,6 +49,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--question", default="", help="for ask")
     parser.add_argument("--key", default="", help="for sign: a private key; for verify: its public one")
     parser.add_argument("--manifest", default="", help="for reproduce: a manifest.json, or a folder of results")
+    parser.add_argument("--parts", action="store_true", help="for nix_inputs: what the image is made of, too")
     parser.add_argument("--a", default="", help="for compare: a run's folder, or SCENARIO/PROFILE")
     parser.add_argument("--b", default="", help="for compare: the other run's")
     parser.add_argument("--tasks", default="", help="for harness: names, with commas between them")

@@ -64,6 +64,18 @@ def reproduce(given: argparse.Namespace) -> None:
     again.run(given, configuration(given), say)
 
 
+def nix_inputs(given: argparse.Namespace) -> None:
+    """Put into the Nix store what nix/ builds a scenario from; with --parts also what it builds the image from."""
+    from temper.images import nix_store
+
+    config = configuration(given)
+    nix_store.tools(say)
+    nix_store.base_model(config, say)
+    nix_store.image(runtime.image(config), say)
+    if given.parts:
+        nix_store.image_parts(runtime.image(config), say)
+
+
 def gate(given: argparse.Namespace) -> None:
     """Say whether the tuned model passed, and raise EvalError when it did not."""
     from temper.eval import verdict

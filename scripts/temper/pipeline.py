@@ -295,7 +295,7 @@ def stage(name: str, config: dict[str, Any]) -> Stage:
         "report": _report,
     }[name](config)
     watched = [*made.watched, *map(Path, config["files"]), state(config["scenario"], config["profile"]) / "settings"]
-    if runtime.in_container(config) and name not in ON_HOST:
+    if runtime.in_image(config) and name not in ON_HOST:
         from temper.images import pinned
 
         watched.append(pinned.LOCK)

@@ -23,23 +23,28 @@ def image(config: dict[str, Any]) -> str:
     return "temper-cuda" if config["gpu"] else "temper-cpu"
 
 
+def in_image(config: dict[str, Any]) -> bool:
+    """Say whether stages run on the locked image's files: in a container, or in a Nix build, which is inside."""
+    return bool(config.get("runtime", "local") != "local")
+
+
 def in_container(config: dict[str, Any]) -> bool:
     """Say whether stages run in containers."""
-    return bool(config.get("runtime", "local") != "local")
+    return in_image(config) and config["runtime"] != "nix"
 
 
 def digest(config: dict[str, Any]) -> str:
     """Return the digest of the image that stages run in; "" for the local environment."""
-    if not in_container(config):
+    if not in_image(config):
         return ""
-    from temper.images import provide
+    from temper.images import pinned
 
-    return provide.digest(image(config))
+    return pinned.digest(image(config))
 
 
 def describe(config: dict[str, Any]) -> str:
     """Say in words where stages run."""
-    if not in_container(config):
+    if not in_image(config):
         return "local"
     return f"{config['runtime']}, {image(config)} {digest(config)[:19]}".rstrip()
 

@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def trained(folder: Path, name: str, cpu: str = "", portable: bool = True, threads: int = 1) -> dict[str, str]:
+def trained(
+    folder: Path, name: str, cpu: str = "", portable: bool = True, threads: int = 1, **more: object
+) -> dict[str, str]:
     """Train two steps, on an emulated type of CPU if one is named; return the sha256 of weights and config."""
     config = PORTABLE if portable else {**PORTABLE, "determinism": "machine"}
     arguments = {
@@ -64,6 +66,7 @@ def trained(folder: Path, name: str, cpu: str = "", portable: bool = True, threa
         "disable_gradient_checkpointing": True,
         "flash_attn": "disabled",
         **determinism.arguments(config),
+        **more,
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(arguments))
     inherited = {key: value for key, value in environment().items() if key not in determinism.NOT_INHERITED}
@@ -105,3 +108,22 @@ def test_it_is_the_settings_that_do_it(folder: Path, here: dict[str, str]) -> No
     """Without them this machine's own CPU makes other weights: the comparison can fail."""
     usual = trained(folder, "usual", portable=False)
     assert usual["adapter_model.safetensors"] != here["adapter_model.safetensors"]
+
+
+INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+
+
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        "EPYC",
+        pytest.param("", marks=pytest.mark.skipif(not INTEL, reason="promised for Intel, docs/reproducibility.md")),
+    ],
+)
+def test_the_number_of_threads_changes_nothing(folder: Path, cpu: str) -> None:
+    """In the usual mode too, with the usual attention, one and two threads give the same adapter."""
+    one, two = (
+        trained(folder, f"{cpu}-{threads}", cpu, portable=False, threads=threads, flash_attn="sdpa")
+        for threads in (1, 2)
+    )
+    assert one == two

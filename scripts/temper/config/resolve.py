@@ -26,7 +26,7 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "lora_target": "all",
     "cutoff_len": 1024,
     "seed": 42,
-    "logging_steps": 5,
+    "logging_steps": 1,  # a mean over more would be another one in a resumed run
     "save_steps": 100,
     "save_total_limit": 2,
     "report_to": "none",

@@ -56,7 +56,7 @@ def _borrow(image: str, wanted: list[Part]) -> None:
     """Link what another image's folder has already."""
     for part in wanted:
         target = parts.place(image, part)
-        for other in parts.IMAGES:
+        for other in parts.LISTS:
             source = parts.place(other, part)
             if not target.exists() and source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,8 @@ from temper.paths import BUILD
 LOCKS = Path("docker/locks")
 # Each image's hash-locked Python packages; the group of docker/locks/debian.in has the same name.
 IMAGES = {"temper-cpu": "cpu", "temper-cuda": "cuda"}
+NIX = "temper-nix"  # no image: what Nix makes images with
+LISTS = {**IMAGES, NIX: "nix"}
 PLATFORM = "linux/amd64"
 
 
@@ -50,8 +52,8 @@ def list_file(image: str) -> Path:
 
 
 def read(image: str) -> list[Part]:
-    """Return the parts of an image."""
-    lines = list_file(known(image)).read_text(encoding="utf-8").splitlines()
+    """Return the parts of one of LISTS."""
+    lines = list_file(image).read_text(encoding="utf-8").splitlines()
     return [Part(*line.split()) for line in lines if line and not line.startswith("#")]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ LOCK = Path("docker/images.lock")
 def read() -> dict[str, Any]:
     """Return the whole lock."""
     return dict(json.loads(LOCK.read_text(encoding="utf-8"))) if LOCK.exists() else {}
+
+
+def base_image() -> str:
+    """Return the base that the user's policy requires: $BASE_IMAGE, "" for ours."""
+    return os.environ.get("BASE_IMAGE", "").strip()
+
+
+def key(image: str) -> str:
+    """Return an image's name in the lock."""
+    return f"{image} on {base_image()}" if base_image() else image
+
+
+def digest(image: str) -> str:
+    """Return what the lock says the image is, as sha256:…; "" when it says nothing."""
+    return str(read().get(key(image), {}).get("image", ""))
 
 
 def write(name: str, entry: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import subprocess
 from collections.abc import Callable
 
@@ -17,36 +16,21 @@ from temper.images.oci import Image
 Say = Callable[[str], None]
 
 
-def base_image() -> str:
-    """Return the base that the user's policy requires: $BASE_IMAGE, "" for ours."""
-    return os.environ.get("BASE_IMAGE", "").strip()
-
-
-def key(image: str) -> str:
-    """Return an image's name in the lock."""
-    return f"{image} on {base_image()}" if base_image() else image
-
-
-def digest(image: str) -> str:
-    """Return what the lock says the image is, as sha256:…; "" when it says nothing."""
-    return str(pinned.read().get(key(image), {}).get("image", ""))
-
-
 def make(image: str, pin: bool, say: Say) -> Image:
     """Build an image, compare it with the lock or with `pin` record it there, and write its bill of materials."""
     if not importlib.util.find_spec("installer"):
         raise MachineError("this environment has no tools to build images", f"run: make image IMAGE={image}")
     from temper.images import sbom
 
-    made = build.build(image, base_image(), say)
+    made = build.build(image, pinned.base_image(), say)
     if image == "temper-serve":  # holds this repository's code: its digest moves with every commit
         made_from = Image("temper-cpu", made.layers[:-1], "", "")
         say(f"image   temper-serve is temper-cpu and a layer of code; {sbom.write(made_from, image)}")
         return made
-    if pin or not digest(image):
-        pinned.record(made, key(image))
-        say(f"image   {key(image)} is recorded in {pinned.LOCK}")
-    pinned.check(made, key(image), build.BLOBS)
+    if pin or not pinned.digest(image):
+        pinned.record(made, pinned.key(image))
+        say(f"image   {pinned.key(image)} is recorded in {pinned.LOCK}")
+    pinned.check(made, pinned.key(image), build.BLOBS)
     say(f"image   {image} is the one in {pinned.LOCK}; bill of materials: {sbom.write(made, image)}")
     return made
 
@@ -72,13 +56,13 @@ def load(engine: Engine, image: Image, say: Say) -> str:
 def _tag(image: str, config: str) -> str:
     """Return an image's name in an engine; a copy of the server is known by its code and what it stands on."""
     if image == "temper-serve":
-        config = build.code_digest()[:12] + digest("temper-cpu")[7:13]
+        config = build.code_digest()[:12] + pinned.digest("temper-cpu")[7:13]
     return f"localhost/{image}:{config[:18]}"
 
 
 def _there(engine: Engine, image: str) -> str:
     """Return the reference of the wanted image where the engine has it, "" where it has not or the lock has none."""
-    known = pinned.read().get(key("temper-cpu" if image == "temper-serve" else image))
+    known = pinned.read().get(pinned.key("temper-cpu" if image == "temper-serve" else image))
     if not known:
         return ""
     wanted = [layer["diff_id"].removeprefix("sha256:") for layer in known["layers"]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from temper import digests
 from temper.errors import MachineError
-from temper.images import fetch, parts
+from temper.images import fetch, nix_store, parts
 from temper.images.parts import Part
 
 DEBIAN = parts.LOCKS / "debian.in"
@@ -28,10 +28,12 @@ TARGET = {
 
 def resolve(image: str, say: Callable[[str], None]) -> None:
     """Write the list of an image's parts: the newest Debian 12 packages, and the wheels of its Python lock."""
-    group = parts.IMAGES[parts.known(image)]
+    group = parts.LISTS[image]
     before = set(parts.read(image)) if parts.list_file(image).exists() else set()
     found = [*_debs(image, group), *_wheels(image, group)]
     parts.write(image, found)
+    if image == parts.NIX:
+        nix_store.record_busybox()
     for part in sorted(before ^ set(found), key=str):
         say(f"{image}  {'was' if part in before else 'now'} {part.kind} {part.name} {part.version}")
 
@@ -39,7 +41,8 @@ def resolve(image: str, say: Callable[[str], None]) -> None:
 def _wanted(group: str) -> list[str]:
     """Return the packages that debian.in names for an image: those of every image and its own."""
     lines = [line.partition("#")[0].split() for line in DEBIAN.read_text(encoding="utf-8").splitlines()]
-    return [name for line in lines if line and line[0] in ("all:", f"{group}:") for name in line[1:]]
+    heads = (f"{group}:", *(["all:"] if group in parts.IMAGES.values() else []))
+    return [name for line in lines if line and line[0] in heads for name in line[1:]]
 
 
 def _debs(image: str, group: str) -> Iterator[Part]:

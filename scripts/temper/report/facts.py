@@ -93,7 +93,7 @@ def _data(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _training(result: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    run, chosen, train = _run(result), manifest["chosen"], manifest["made_from"]["config"]["train"]
+    run, train = _run(result), manifest["made_from"]["config"]["train"]
     seconds, tokens = run.get("steps_seconds"), run.get("tokens")
     return {
         "seconds": run.get("seconds"),
@@ -103,7 +103,7 @@ def _training(result: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "energy_joules": run.get("energy_joules"),
         "samples": train.get("max_samples"),
         "epochs": train.get("num_train_epochs"),
-        "threads": chosen.get("threads"),
+        "threads": run.get("threads"),
         "device": run.get("device"),
     }
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temper import containers
+from temper import containers, runtime
 from temper.config import serving
 from temper.containers import Container, Engine
 from temper.errors import ConfigError, MachineError, ServeError
@@ -59,7 +59,7 @@ class Place:
 
 def in_container(config: Mapping[str, Any]) -> bool:
     """Say whether the scenario is served from a container."""
-    return config["serve"]["engine"] != "local" or config.get("runtime", "local") != "local"
+    return config["serve"]["engine"] != "local" or runtime.in_container(dict(config))
 
 
 def network() -> str:

@@ -30,7 +30,13 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     for key, label in (("loss", "training"), ("eval_loss", "held out")):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+            axes.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                markersize=3 if len(points) < 50 else 0,
+                linewidth=1,
+                label=label,
+            )
     axes.set(xlabel="step", ylabel="loss (nats per token)", title="Loss")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -163,12 +163,13 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], spent
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     figures = {
         **spent,
+        "threads": chosen["threads"],
         "device": machine.processor() if arguments.get("use_cpu") else None,
         "peak_bytes": peak,
         "steps_seconds": totals["train_runtime"],
         "tokens": totals.get("num_input_tokens_seen", 0),
     }
-    result = {"summary": summary, "chosen": chosen, "run": figures}
+    result = {"summary": summary, "chosen": {"bf16": chosen["bf16"]}, "run": figures}
     (into / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 

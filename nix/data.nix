@@ -1,0 +1,3 @@
+# The rows: checked, cleaned, split and counted.
+{ stage, base, files }:
+stage { stage = "data"; results = { inherit base; }; more = files; }
