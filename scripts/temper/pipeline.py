@@ -180,6 +180,7 @@ def _train(config: dict[str, Any]) -> Stage:
         run,
         config=section,
         results={"model": (base(config), ()), "data": (here / "data", ("train.jsonl", "dataset_info.json"))},
+        revision=2,
     )
 
 

@@ -42,7 +42,10 @@ def test_a_shells_settings_do_not_reach_a_stage(
     for name in determinism.NOT_INHERITED:
         monkeypatch.setenv(name, "1")
     found = seen(config(), tmp_path, capfd)
-    assert {name: value for name, value in found.items() if value is not None} == {"PYTHONHASHSEED": "0"}
+    assert {name: value for name, value in found.items() if value is not None} == {
+        "PYTHONHASHSEED": "0",
+        **determinism.variables(config()),  # and what the stage sets itself
+    }
 
 
 def test_portable_sets_what_every_cpu_does_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -214,7 +214,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         serving.wait(10)
 
 
-BUILT = ("llama-inference", "localhost/llama-train", "localhost/llama-train-again", "debian:bookworm-slim")
+BUILT = ("llama-inference", "localhost/llama-train", "debian:bookworm-slim")
 LISTING = """
 import hashlib, os
 for folder, _, names in sorted(os.walk("/usr/local/lib/python3.11/dist-packages")):
@@ -261,21 +261,6 @@ def diff_ids(name: str, tag: str) -> list[str]:
 def trained_in(debian: Path) -> list[str]:
     """Build docker/Dockerfile.train once and return its DiffIDs."""
     return bud("localhost/llama-train")
-
-
-def test_buildah_gives_the_same_layers_again(image: str, trained_in: list[str]) -> None:
-    """Another directory, umask and time zone give buildah's build the same DiffIDs, which Docker has after loading."""
-    other = boxes.copy(boxes.ROOT / "build/test-copy/another place")  # the parts are links: the same file system
-    try:
-        for path in [path for part in ("scripts", "docker") for path in (other / part).rglob("*")]:
-            path.chmod(0o700 if path.is_dir() else 0o600)
-        assert bud("localhost/llama-train-again", other, TZ="Asia/Tokyo") == trained_in
-    finally:
-        shutil.rmtree(other.parent)
-    source = "containers-storage:localhost/llama-train-again:latest"
-    copied = boxes.run("skopeo", "copy", "--quiet", source, "docker-daemon:localhost/llama-train-again:latest")
-    assert copied.returncode == 0, copied.stderr
-    assert diff_ids("docker", "localhost/llama-train-again") == trained_in
 
 
 def test_the_dockerfiles_build_the_same_files(engine: Engine, trained_in: list[str]) -> None:

@@ -19,6 +19,7 @@ from temper import determinism
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = shutil.which("qemu-x86_64")
+CPUINFO = Path("/proc/cpuinfo").read_text()
 PORTABLE = {"determinism": "portable", "gpu": False}
 ROWS = [
     f'{{"instruction": "What is {a} and {b}?", "input": "", "output": "{a + b}."}}' for a in range(4) for b in (1, 2)
@@ -41,9 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def trained(
-    folder: Path, name: str, cpu: str = "", portable: bool = True, threads: int = 1, **more: object
-) -> dict[str, str]:
+def trained(folder: Path, name: str, cpu: str = "", portable: bool = True, threads: int = 1) -> dict[str, str]:
     """Train two steps, on an emulated type of CPU if one is named; return the sha256 of weights and config."""
     config = PORTABLE if portable else {**PORTABLE, "determinism": "machine"}
     arguments = {
@@ -66,7 +65,6 @@ def trained(
         "disable_gradient_checkpointing": True,
         "flash_attn": "disabled",
         **determinism.arguments(config),
-        **more,
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(arguments))
     inherited = {key: value for key, value in environment().items() if key not in determinism.NOT_INHERITED}
@@ -110,20 +108,16 @@ def test_it_is_the_settings_that_do_it(folder: Path, here: dict[str, str]) -> No
     assert usual["adapter_model.safetensors"] != here["adapter_model.safetensors"]
 
 
-INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-
-
-@pytest.mark.parametrize(
-    "cpu",
-    [
-        "EPYC",
-        pytest.param("", marks=pytest.mark.skipif(not INTEL, reason="promised for Intel, docs/reproducibility.md")),
-    ],
-)
-def test_the_number_of_threads_changes_nothing(folder: Path, cpu: str) -> None:
-    """In the usual mode too, with the usual attention, one and two threads give the same adapter."""
-    one, two = (
-        trained(folder, f"{cpu}-{threads}", cpu, portable=False, threads=threads, flash_attn="sdpa")
-        for threads in (1, 2)
-    )
+@pytest.mark.skipif("GenuineIntel" not in CPUINFO, reason="measured on Intel only, docs/reproducibility.md")
+def test_the_number_of_threads_changes_nothing(folder: Path) -> None:
+    """In the usual mode too one and two threads give the same adapter."""
+    one, two = (trained(folder, f"usual-{threads}", portable=False, threads=threads) for threads in (1, 2))
     assert one == two
+
+
+@pytest.mark.skipif(" avx512f " not in CPUINFO, reason="this processor has no AVX-512")
+def test_it_is_the_width_of_the_vectors_that_does_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the stage's variable a processor with AVX-512 gives another adapter for another number of threads."""
+    monkeypatch.setattr(determinism, "_any_threads", dict)
+    one, two = (trained(folder, f"wide-{threads}", portable=False, threads=threads) for threads in (1, 2))
+    assert one != two

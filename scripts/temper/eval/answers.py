@@ -11,6 +11,8 @@ from temper.errors import DataError
 from temper.eval import instructions, numbers, sandbox
 from temper.eval.text import holds
 
+REFUSED = "refuse"  # the topic of rows whose right answer declines
+
 
 def row_for(question: str, checks: Path) -> dict[str, Any]:
     """Return the row of checks.jsonl that asks `question`; DataError when there is none."""
@@ -34,20 +36,35 @@ def value(columns: dict[str, Any]) -> str:
     return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else ""
 
 
+def metric(columns: dict[str, Any]) -> str | None:
+    """Return the metric by which a row tells right from wrong; None when its answer can only be compared."""
+    if columns.get("tests"):
+        return "pass_at_1"
+    if facts(columns):
+        return "refusal" if columns.get("topic") == REFUSED else "facts"
+    if value(columns):
+        return "numeric"
+    if columns.get("must"):
+        return "obeyed"
+    return "known" if columns.get("accept") else None
+
+
 def missing(answer: str, row: dict[str, Any]) -> list[str]:
     """Return what a right answer to `row` must hold and `answer` lacks; empty for a right answer."""
     columns = row["columns"]
-    if tests := columns.get("tests"):
-        outcome = sandbox.passes(answer, tests)
-        return [] if outcome.passed else [outcome.why or "code that passes the row's unit tests"]
-    if named := facts(columns):
-        return [fact for fact in named if not holds(answer, fact)]
-    if number := value(columns):
-        unit = str(columns.get("unit") or "")
-        return [] if numbers.matches(answer, number, unit) else [f"{number} {unit}".strip()]
-    if columns.get("accept") or columns.get("must"):
-        return _kept(answer, columns)
-    return [] if holds(answer, row["output"]) else [row["output"]]
+    match metric(columns):
+        case "pass_at_1":
+            outcome = sandbox.passes(answer, columns["tests"])
+            return [] if outcome.passed else [outcome.why or "code that passes the row's unit tests"]
+        case "facts" | "refusal":
+            return [fact for fact in facts(columns) if not holds(answer, fact)]
+        case "numeric":
+            number, unit = value(columns), str(columns.get("unit") or "")
+            return [] if numbers.matches(answer, number, unit) else [f"{number} {unit}".strip()]
+        case "obeyed" | "known":
+            return _kept(answer, columns)
+        case _:
+            return [] if holds(answer, row["output"]) else [row["output"]]
 
 
 def _kept(answer: str, columns: dict[str, Any]) -> list[str]:
@@ -60,8 +77,12 @@ def _kept(answer: str, columns: dict[str, Any]) -> list[str]:
 def expected(row: dict[str, Any]) -> str:
     """Say in a few words what a right answer to `row` holds."""
     columns = row["columns"]
-    if columns.get("tests"):
-        return "passes its unit tests"
-    if number := value(columns):
-        return f"{number} {columns.get('unit', '')}".strip()
-    return str(columns.get("facts") or row["output"]).replace(";", ", ")
+    match metric(columns):
+        case "pass_at_1":
+            return "passes its unit tests"
+        case "numeric":
+            return f"{value(columns)} {columns.get('unit') or ''}".strip()
+        case "facts" | "refusal":
+            return ", ".join(facts(columns))
+        case _:
+            return str(row["output"])

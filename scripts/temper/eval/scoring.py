@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from temper.eval import answers, text
 from temper.eval.cases import Case
-
-REFUSED = "refuse"  # the topic of rows whose right answer declines
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ def score(case: Case, answer: str) -> Scored:
     `score` is what the gate compares: whether the answer is right where the row can tell (facts, a number, unit tests,
     an obeyed instruction), else ROUGE-L with the row's answer.
     """
-    kind, lacks = _kind(case.row["columns"]), answers.missing(answer, case.row)
+    kind, lacks = answers.metric(case.row["columns"]), answers.missing(answer, case.row)
     values: dict[str, float] = {}
     if kind != "pass_at_1":
         values["rouge_l"] = text.rouge_l(answer, case.row["output"])
@@ -36,16 +33,3 @@ def score(case: Case, answer: str) -> Scored:
         stated = answers.facts(case.row["columns"])
         values["facts"] = 1 - len(lacks) / len(stated)
     return Scored({"score": values["correct"], **values}, lacks)
-
-
-def _kind(columns: dict[str, Any]) -> str | None:
-    """Return the metric by which a row tells right from wrong; None when it cannot."""
-    if columns.get("tests"):
-        return "pass_at_1"
-    if answers.value(columns):
-        return "numeric"
-    if columns.get("accept") or columns.get("must"):
-        return "obeyed" if columns.get("must") else "known"
-    if not answers.facts(columns):
-        return None
-    return "refusal" if columns.get("topic") == REFUSED else "facts"

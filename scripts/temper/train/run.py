@@ -31,12 +31,16 @@ SMALLER = (
 )
 
 
+EVERY_S = 5  # between lines, where there is no terminal
+
+
 class Watch:
-    """Follow a run: LLaMA Factory's bar on a terminal, else a line per logged step; a NaN loss stops it."""
+    """Follow a run: LLaMA Factory's bar on a terminal, else a line every few seconds; a NaN loss stops it."""
 
     def __init__(self, log: Path, trainer_log: Path) -> None:
         self.log, self.trainer_log, self.live = log, trainer_log, sys.stderr.isatty()
         self.at = log.stat().st_size if log.exists() else 0
+        self.due = 0.0  # when the next line is
         self.held, self.seen = b"", len(_lines(trainer_log))
         self.meter = energy.Meter()
         self.joules: float | None = None
@@ -69,7 +73,8 @@ class Watch:
                 f"the loss is {loss} at step {step}",
                 "lower train.learning_rate, or set train.max_grad_norm=0.3 or train.bf16=false",
             )
-        if not self.live:
+        if not self.live and (step == line["total_steps"] or time.monotonic() >= self.due):
+            self.due = time.monotonic() + EVERY_S
             left = line.get("remaining_time", "?")
             print(f"train   step {step} of {line['total_steps']}, loss {loss:.2f}, {left} left", flush=True)
 
