@@ -136,9 +136,12 @@ status: $(VENV)/installed  ## what is made, and whether the server runs
 	@$(TEMPER) status $(ARGS)
 
 ##@ Work on Temper
-.PHONY: test check lock pin bench-train bench-data bench-merge bench-bits bench-image bench-graph clean
+.PHONY: test golden check lock pin bench-train bench-data bench-merge bench-bits bench-image bench-graph clean
 test: .venv/installed-dev  ## everything that proves the repository: T=tests/graph for one folder
 	@.venv/bin/python -m pytest $(or $(T),tests)
+
+golden: .venv/installed-dev  ## train the quickstart again and record its digests and losses, which make test compares with
+	@.venv/bin/python -m pytest tests/quickstart/test_quickstart_golden.py --record
 
 check: .venv/installed-dev  ## format, lint and type check
 	@.venv/bin/ruff format --check scripts tests nix && .venv/bin/ruff check scripts tests nix && .venv/bin/mypy

@@ -25,6 +25,11 @@ def lacking() -> str:
     return f"does not answer: {', '.join(silent)}" if silent else ""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make golden` asks for."""
+    parser.addoption("--record", action="store_true", help="record what tests/quickstart/golden.json holds")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test of containers where there are none; in CI it fails."""
     if item.get_closest_marker("containers") and (problem := lacking()):
