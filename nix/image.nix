@@ -3,16 +3,14 @@
 let
   goal = "make nix-inputs PARTS=1 PROFILE=${if image == "temper-cpu" then "cpu" else "gpu-24g"}";
   part = line:
-    let m = builtins.match "(deb|wheel|sdist) +([^ ]+) ([^ ]+) ([^ ]+) ([0-9a-f]{64})" line; in
+    let m = builtins.match "(deb|wheel|sdist) +[^ ]+ [^ ]+ [^ ]+ ([0-9a-f]{64})" line; in
     if m == null then [ ] else [{
-      kind = builtins.elemAt m 0;
+      kind = builtins.head m;
       name = builtins.elemAt m 1;
-      file = builtins.elemAt m 3;
-      path = "${input { sha256 = builtins.elemAt m 4; inherit goal; }}";
+      value = "${input { sha256 = builtins.elemAt m 1; inherit goal; }}";
     }];
   parts = list: builtins.concatMap part (lib.lines "docker/locks/${list}.parts");
-  first = name: map (found: found.path) (builtins.filter (found: found.kind == "deb" && name found.name) (parts image));
-  wheels = map (found: found.path) (builtins.filter (found: found.kind == "wheel") (parts "temper-nix"));
+  paths = kind: list: map (found: found.value) (builtins.filter (found: found.kind == kind) (parts list));
   code = map (name: "scripts/temper/${name}") [
     "__init__.py" "digests.py" "errors.py" "locking.py" "paths.py" "provenance.py" "stage.py"
     "images/__init__.py" "images/base.py" "images/build.py" "images/debian.py" "images/fetch.py" "images/layers.py"
@@ -21,13 +19,15 @@ let
 in
 lib.build {
   name = "image-${image}";
-  inherit image wheels;
-  parts = builtins.toJSON (parts image);
+  inherit image;
+  debs = paths "deb" image; # what runs while the image is built
+  wheels = paths "wheel" "temper-nix";
+  parts = builtins.toJSON (builtins.listToAttrs (parts image));
   passAsFile = [ "parts" ];
+  lock = lib.lock image;
   source = lib.source "${image}-source" (code ++ [
-    "docker/images.lock" "docker/locks/${image}.parts" "docker/locks/${image}.prints" "scripts/shims"
+    "docker/locks/${image}.parts" "docker/locks/${image}.prints" "scripts/shims"
   ]);
-  debs = first (name: true);
   builder = busybox;
   args = [ "sh" "-euc" ''
     for deb in $debs; do ${busybox} dpkg-deb -x "$deb" first; done

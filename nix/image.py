@@ -21,11 +21,12 @@ def main() -> None:
     from temper.images import build, oci, parts, pinned
 
     name = asked["image"]
-    kept = {(part.kind, part.file): parts.place(name, part) for part in parts.read(name)}
-    for part in json.loads(Path(asked["partsPath"]).read_text()):
-        place = kept[part["kind"], part["file"]]
+    Path(pinned.LOCK).symlink_to(asked["lock"])
+    stored = json.loads(Path(asked["partsPath"]).read_text())  # sha256 to path
+    for part in parts.read(name):
+        place = parts.place(name, part)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(part["path"])
+        place.symlink_to(stored[part.sha256])
     image = build.build(name, "", lambda line: print(line, flush=True))
     pinned.check(image, name, build.BLOBS)
     oci.write_layout(image, build.BLOBS, Path(asked["out"]), f"localhost/{name}:{image.config[:18]}")

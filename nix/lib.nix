@@ -25,6 +25,7 @@ rec {
   exists = path: builtins.pathExists (root + "/${path}");
   read = path: builtins.readFile (root + "/${path}");
   json = path: builtins.fromJSON (read path);
+  lock = image: builtins.toFile "images.lock" (builtins.toJSON { ${image} = (json "docker/images.lock").${image}; });
   lines = path: strings (builtins.split "\n" (read path));
 
   # The value of a top-level key of a YAML file, null where it has none.

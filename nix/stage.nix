@@ -2,7 +2,6 @@
 { lib, code, scenario, profile, model, overrides, image, gpu, files, python }:
 { stage, name ? stage, place ? "build/${scenario}/${profile}/${name}", results ? { }, more ? [ ], settings ? { } }:
 let
-  pinned = lib.json "docker/images.lock";
   locks = [ "docker/locks/${if gpu then "cuda" else "cpu"}.txt" "docker/locks/${image}.parts" ];
   asked = map (file: "configs/${file}") [
     "scenarios/${scenario}.yaml" "profiles/${profile}.yaml" "models/${model}.yaml" "models/${model}.sha256"
@@ -15,7 +14,7 @@ lib.build ({
   inherit stage place scenario profile model files;
   overrides = builtins.toJSON overrides;
   source = lib.source "temper-${name}" (code.${stage} ++ asked ++ locks ++ more);
-  lock = builtins.toFile "images.lock" (builtins.toJSON { ${image} = pinned.${image}; });
+  lock = lib.lock image;
   results = builtins.toJSON results;
   requiredSystemFeatures = if gpu then [ "cuda" ] else [ ];
 } // settings)

@@ -49,13 +49,9 @@ def main() -> int:
     os.chdir("temper")
     Path("docker/images.lock").symlink_to(asked["lock"])
     for name, path in json.loads(asked["results"]).items():
-        result = Path(
-            "build", *(("models", asked["model"]) if name == "base" else (asked["scenario"], asked["profile"], name))
-        )
-        lay(path, result, os.symlink)
-    for name in asked[
-        "files"
-    ].split():  # the scenario names them, and this stage reads some: the others have to be there
+        below = ("models", asked["model"]) if name == "base" else (asked["scenario"], asked["profile"], name)
+        lay(path, Path("build", *below), os.symlink)
+    for name in asked["files"].split():  # the scenario names them: those that this stage does not read have to be there
         if not Path(name).exists():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).touch()

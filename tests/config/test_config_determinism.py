@@ -11,7 +11,7 @@ from config_site import ROOT
 from temper import determinism, pipeline, runtime
 from temper.config import resolve
 from temper.errors import ConfigError
-from temper.train import settings
+from temper.train import machine, settings
 
 SHOW = "import os; print({name: os.environ.get(name) for name in %r})"
 
@@ -81,3 +81,18 @@ def test_make_passes_it_on(tmp_path: Path) -> None:
     words = ["make", "-n", "plan", "DETERMINISTIC=portable"]
     shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "determinism=portable" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (root@host)", "570.86.15"),
+        ("GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)", None),
+    ],
+)
+def test_the_driver_s_version_is_read(line: str, version: str | None, tmp_path: Path) -> None:
+    """A result from a GPU records the driver, whose kernel module says which it is."""
+    (tmp_path / "version").write_text(f"{line}\n")
+    assert machine.driver(tmp_path / "version") == version
+    assert machine.driver(tmp_path / "absent") is None

@@ -7,14 +7,13 @@ Standard library only, as serve.golden; a loopback address is asked past any pro
 
 from __future__ import annotations
 
-import json
 import time
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
 from temper.errors import ServeError
+from temper.serve import direct
 
 TRIES, WAIT_S, TIMEOUT_S = 4, 0.5, 600
 STOPS = 4  # stop texts that TGI takes; the others cut an answer here
@@ -48,9 +47,7 @@ class Client:
 
     def __init__(self, url: str, engine: str, key: str | None = None, model: str = "tgi") -> None:
         """Know the server at `url`, its engine (local, tgi or vllm) and the name its model answers to."""
-        self.url, self.engine, self.model = url.rstrip("/"), engine, model
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.url, self.engine, self.key, self.model = url.rstrip("/"), engine, key, model
 
     def answer(self, messages: Messages, max_tokens: int) -> Answer:
         """Return the greedy answer; Refused when it cannot be had, ServeError when the server does not answer."""
@@ -134,11 +131,9 @@ class Client:
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the JSON reply; a busy or restarting server is asked again."""
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), self.headers)
         for attempt in range(TRIES):
             try:
-                with self.opener.open(request, timeout=TIMEOUT_S) as response:
-                    return json.load(response)
+                return direct.post(self.url + path, body, self.key, TIMEOUT_S)
             except urllib.error.HTTPError as error:
                 said = error.read().decode(errors="replace")[:300]
                 if error.code in (400, 413, 422):

@@ -42,9 +42,7 @@ def _busybox(into: Path) -> Path:
     from debian.debfile import DebFile
 
     (package,) = (part for part in parts.read(parts.NIX) if part.kind == "deb")
-    path = (
-        into / "busybox" / "busybox"
-    )  # it looks at its own name for what to be, so it cannot stand in the store itself
+    path = into / "busybox" / "busybox"  # it looks at its own name, which in the store itself begins with a hash
     path.parent.mkdir()
     with DebFile(str(parts.place(parts.NIX, package))) as opened:
         path.write_bytes(opened.data.get_content("bin/busybox"))

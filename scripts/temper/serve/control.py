@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from temper import locking
 from temper.errors import ServeError
-from temper.serve import boxed, golden, ports, process
+from temper.serve import boxed, direct, golden, ports, process
 from temper.serve.process import Process
 
 STOP_S = 15  # between SIGTERM and SIGKILL; the server itself gives answers under way 10 s
@@ -207,9 +206,8 @@ def _url(host: str, port: int) -> str:
 
 
 def _healthy(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/health", timeout=10) as response:
+        with direct.OPENER.open(f"{url}/health", timeout=10) as response:
             return bool(response.status == 200)
     except (OSError, ValueError):
         return False

@@ -15,7 +15,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from temper.config import serving
 from temper.containers import Container, Engine
 from temper.errors import ConfigError, MachineError, ServeError
 from temper.images.oci import OFFLINE
+from temper.serve import direct
 from temper.serve.load import EIGHT_BITS, chosen_dtype
 
 MODEL = "/model"  # where the merged folder is mounted
@@ -231,12 +231,8 @@ def refuse_unreadable(engine: Engine, folder: Path) -> None:
 
 def refuse_slow_tokenizer(url: str, key: str | None) -> None:
     """Raise ServeError when /tokenize gives no texts: TGI then reads with another tokenizer than it was tested with."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    request = urllib.request.Request(f"{url}/tokenize", json.dumps({"inputs": "Hello"}).encode(), headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=60) as response:
-            texts = [token["text"] for token in json.load(response)]
+        texts = [token["text"] for token in direct.post(f"{url}/tokenize", {"inputs": "Hello"}, key, 60)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServeError(f"{url}/tokenize does not answer ({error})", "see: make logs") from None
     if not any(texts):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from temper.errors import GateError, ResultError
+from temper.serve import direct
 from temper.serve.load import EIGHT_BITS
 
 NEAR_TIE = 0.05  # logits: below this gap other kernels may well choose the other token
@@ -76,13 +76,8 @@ def replay(
 
 def _ask(url: str, messages: list[Any], tokens: int, api_key: str | None, model: str) -> dict[str, Any]:
     body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "logprobs": True}
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
-    # The server is on this machine or its network: a proxy for the internet has no part in it.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=600) as response:
-            return dict(json.load(response))
+        return dict(direct.post(f"{url}/v1/chat/completions", body, api_key, 600))
     except urllib.error.HTTPError as error:
         said = error.read().decode("utf-8", "replace")
         raise GateError(f"{url} answered a golden prompt with {error.code}: {_show(said)}", "run: make logs") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,30 @@ def threads(sample_s: float = 0.5) -> int:
 
 
 def choose(use_cpu: bool) -> dict[str, Any]:
-    """Return {"bf16": bool, "threads": int} for this machine; on a GPU bf16 from compute capability 8.0 up."""
+    """Return {"bf16": bool, "threads": int} for this machine; on a GPU bf16 from compute capability 8.0 up.
+
+    On a GPU also what its bits depend on: model, driver, versions of CUDA, cuDNN and NCCL.
+    """
     if use_cpu:
         return {"bf16": bool(BF16_FLAGS & cpu_flags()), "threads": threads()}
     import torch
 
-    return {"bf16": bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported()), "threads": max(1, cores() // 2)}
+    chosen = {"bf16": False, "threads": max(1, cores() // 2)}
+    if not torch.cuda.is_available():
+        return chosen
+    libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nccl": torch.cuda.nccl.version()}
+    named = {name: ".".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in libraries.items()}
+    gpu = {"gpu": torch.cuda.get_device_name(), "driver": driver(), **named}
+    return {**chosen, "bf16": torch.cuda.is_bf16_supported(), **gpu}
+
+
+def driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Return the version of NVIDIA's kernel module; None where it is not known."""
+    try:
+        found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", path.read_text(encoding="utf-8"), re.M)
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def thread_environment(count: int) -> dict[str, str]:

@@ -169,12 +169,16 @@ def collect(arguments: dict[str, Any], into: Path, chosen: dict[str, Any], spent
     figures = {
         **spent,
         "threads": chosen["threads"],
-        "device": machine.processor() if arguments.get("use_cpu") else None,
+        "device": machine.processor() if arguments.get("use_cpu") else chosen.get("gpu"),
         "peak_bytes": peak,
         "steps_seconds": totals["train_runtime"],
         "tokens": totals.get("num_input_tokens_seen", 0),
     }
-    result = {"summary": summary, "chosen": {"bf16": chosen["bf16"]}, "run": figures}
+    result = {
+        "summary": summary,
+        "chosen": {key: value for key, value in chosen.items() if key != "threads"},
+        "run": figures,
+    }
     (into / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 
