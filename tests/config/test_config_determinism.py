@@ -56,7 +56,8 @@ def test_portable_sets_what_every_cpu_does_alike(tmp_path: Path, capfd: pytest.C
     arguments = settings.resolved(asked, Path("base"), Path("data"), Path("out"))
     assert (arguments["bf16"], arguments["optim"]) == (False, "adamw_torch_fused")
     gpu = config("determinism=portable", "gpu-24g")
-    assert settings.resolved(gpu, Path("base"), Path("data"), Path("out"))["full_determinism"] is True
+    arguments = settings.resolved(gpu, Path("base"), Path("data"), Path("out"))
+    assert (arguments["full_determinism"], arguments["flash_attn"]) == (True, "disabled")
     assert determinism.variables(gpu)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
