@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -18,7 +16,7 @@ from typing import Any
 
 from temper import digests
 from temper.errors import MachineError, ResultError
-from temper.images import build, fetch, parts, pinned, provide
+from temper.images import build, fetch, oci, parts, pinned, provide
 from temper.paths import BUILD, CONFIGS
 
 Say = Callable[[str], None]
@@ -99,7 +97,7 @@ def add(files: Mapping[str, Path], what: str, say: Say) -> None:
     missing = {digest: path for digest, path in files.items() if known[digest] in absent}
     with tempfile.TemporaryDirectory(dir=build.STORE) as scratch:
         for digest, path in missing.items():
-            _link(path, Path(scratch, digest))
+            oci.link(path.resolve(), Path(scratch, digest))
         if missing:
             added = _nix_store("--add-fixed", "sha256", *(str(Path(scratch, digest)) for digest in missing)).split()
             if wrong := [digest for digest, path in zip(missing, added, strict=True) if path != known[digest]]:
@@ -107,13 +105,6 @@ def add(files: Mapping[str, Path], what: str, say: Say) -> None:
                     f"{files[wrong[0]]} has other bytes than {wrong[0][:12]}", "delete it and run it again"
                 )
     say(f"nix     {what}: {len(files)} in the store, {len(missing)} of them new")
-
-
-def _link(path: Path, to: Path) -> None:
-    try:
-        os.link(path.resolve(), to)
-    except OSError:  # another file system
-        shutil.copyfile(path, to)
 
 
 def _nix_store(*words: str) -> str:

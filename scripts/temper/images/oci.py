@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,12 +125,20 @@ def stream(image: Image, blobs: Path, tags: Sequence[str], out: IO[bytes]) -> No
                 tar.addfile(info, file)
 
 
+def link(source: Path, to: Path) -> None:
+    """Make `to` a hard link of a file, or a copy where the two file systems have none in common."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
 def write_layout(image: Image, blobs: Path, folder: Path, tag: str) -> None:
-    """Make `folder` an OCI layout of this one image, its blobs hard links."""
+    """Make `folder` an OCI layout of this one image, its blobs hard links where that can be."""
     into = folder / "blobs" / "sha256"
     into.mkdir(parents=True, exist_ok=True)
     for digest in [image.config, image.manifest, *(layer.digest for layer in image.layers)]:
         if not (into / digest).exists():
-            os.link(blobs / digest, into / digest)
+            link(blobs / digest, into / digest)
     (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
     (folder / "index.json").write_bytes(_index(image, blobs, tag))
