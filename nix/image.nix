@@ -1,7 +1,7 @@
 # An image from its locked parts, as `make image` builds it: an OCI layout, whose digest must be the one in the lock.
 { lib, input, busybox, image }:
 let
-  goal = "make nix-inputs PARTS=1 PROFILE=${if image == "temper-cpu" then "cpu" else "gpu-24g"}";
+  goal = "${lib.goal image} PARTS=1";
   part = line:
     let m = builtins.match "(deb|wheel|sdist) +[^ ]+ [^ ]+ [^ ]+ ([0-9a-f]{64})" line; in
     if m == null then [ ] else [{

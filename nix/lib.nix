@@ -26,6 +26,7 @@ rec {
   read = path: builtins.readFile (root + "/${path}");
   json = path: builtins.fromJSON (read path);
   lock = image: builtins.toFile "images.lock" (builtins.toJSON { ${image} = (json "docker/images.lock").${image}; });
+  goal = image: "make nix-inputs PROFILE=${if image == "temper-cpu" then "cpu" else "gpu-24g"}"; # provides its layers
   lines = path: strings (builtins.split "\n" (read path));
 
   # The value of a top-level key of a YAML file, null where it has none.

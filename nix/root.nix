@@ -4,7 +4,7 @@ let
   layers = map
     (layer: input {
       sha256 = builtins.substring 7 64 layer.diff_id;
-      goal = "make nix-inputs PROFILE=${if image == "temper-cpu" then "cpu" else "gpu-24g"}";
+      goal = lib.goal image;
     })
     (lib.json "docker/images.lock").${image}.layers;
   libraries = "usr/lib/x86_64-linux-gnu";

@@ -61,7 +61,8 @@ def main() -> int:
     command = [sys.executable, "-B", "-m", "temper", "stage", asked["stage"], *words, "--runtime=nix"]
     cores = asked["NIX_BUILD_CORES"]  # 0: all of them
     threads = {} if cores == "0" else {"OMP_NUM_THREADS": cores}
-    code = subprocess.run(command, env={**SETTINGS, **threads}).returncode
+    inside = {"NIX_BUILD_TOP": asked["NIX_BUILD_TOP"]}  # what makes --runtime=nix true
+    code = subprocess.run(command, env={**SETTINGS, **inside, **threads}).returncode
     if not code:
         about = shutil.ignore_patterns("run.*")
         shutil.copytree(asked["place"], asked["out"], ignore=lambda folder, names: about(folder, names) - {*KEPT})

@@ -7,7 +7,6 @@ must be made in one order everywhere: float32, MKL's compatible mode, one thread
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 # Each changes results or the order of sums; a stage's program never inherits them. Containers do not have them anyway.
@@ -54,8 +53,9 @@ def _any_threads() -> dict[str, str]:
     PyTorch's softmax goes back in pieces that follow the threads where a row does not fill its vectors; rows are padded
     to 8 tokens, AVX-512 takes 16. It costs nothing that could be measured (docs/log.md).
     """
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    return {"ATEN_CPU_CAPABILITY": CPU["ATEN_CPU_CAPABILITY"]} if " avx2 " in flags else {}
+    from temper.train import machine
+
+    return {"ATEN_CPU_CAPABILITY": CPU["ATEN_CPU_CAPABILITY"]} if "avx2" in machine.cpu_flags() else {}
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:

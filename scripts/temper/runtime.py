@@ -29,8 +29,8 @@ def in_image(config: dict[str, Any]) -> bool:
 
 
 def in_container(config: dict[str, Any]) -> bool:
-    """Say whether stages run in containers."""
-    return in_image(config) and config["runtime"] != "nix"
+    """Say whether stages run in containers: not in a Nix build; anywhere else RUNTIME=nix is no engine, and refused."""
+    return in_image(config) and not (config["runtime"] == "nix" and "NIX_BUILD_TOP" in os.environ)
 
 
 def digest(config: dict[str, Any]) -> str:

@@ -97,3 +97,10 @@ def test_the_driver_s_version_is_read(line: str, version: str | None, tmp_path: 
     (tmp_path / "version").write_text(f"{line}\n")
     assert machine.driver(tmp_path / "version") == version
     assert machine.driver(tmp_path / "absent") is None
+
+
+def test_runtime_nix_is_a_nix_build_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Outside of one a stage would run in this environment and say that it had run in the image: refused."""
+    monkeypatch.delenv("NIX_BUILD_TOP", raising=False)
+    with pytest.raises(ConfigError, match="RUNTIME=nix is none of local, docker and podman"):
+        runtime.run({**config(), "runtime": "nix"}, tmp_path / "absent.py")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +33,16 @@ class Made:
         return run(*words, f"PORT={self.port}")
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a shell in which no make and no pytest runs."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run make in the repository."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
-    return subprocess.run(["make", *words], cwd=ROOT, env=env, text=True, capture_output=True, check=False)
+    return subprocess.run(["make", *words], cwd=ROOT, env=environment(), text=True, capture_output=True, check=False)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Return a result's manifest."""
+    return dict(json.loads((folder / "manifest.json").read_text()))

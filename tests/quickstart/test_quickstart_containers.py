@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from quickstart_helpers import ROOT, Made, free_port
+from quickstart_helpers import ROOT, Made, environment, free_port, manifest
 
 from temper.errors import AnswerError
 
 pytestmark = [pytest.mark.slow, pytest.mark.containers]
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    """Return a result's manifest."""
-    return dict(json.loads((folder / "manifest.json").read_text()))
 
 
 SHORT = "train.max_samples=16 train.num_train_epochs=1"  # enough to differ, if anything does
@@ -31,8 +23,7 @@ def test_docker_gives_the_same_bytes_and_serves_them(made: Made, tmp_path: Path)
     A whole quickstart, of few steps: the model answers as it can, and the two questions are judged.
     """
     build, port = tmp_path / "build", free_port()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
-    env = {**kept, "TEMPER_NETWORK": "host", "OMP_NUM_THREADS": "1"}
+    env = {**environment(), "TEMPER_NETWORK": "host", "OMP_NUM_THREADS": "1"}
 
     def make(*words: str, runtime: str = "docker", folder: Path = build, code: int = 0) -> str:
         settings = [f"RUNTIME={runtime}", f"BUILD={folder}", f"PORT={port}", f"SET={SHORT}"]

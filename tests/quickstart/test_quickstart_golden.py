@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quickstart_helpers import ROOT, Made, run
+from quickstart_helpers import ROOT, Made, manifest, run
 
 from temper.config import resolve
 
@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file of a result."""
-    outputs = json.loads((folder / "manifest.json").read_text())["outputs"]
-    return {name: known["sha256"] for name, known in outputs.items()}
+    return {name: known["sha256"] for name, known in manifest(folder)["outputs"].items()}
 
 
 def losses(folder: Path) -> list[float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quickstart_helpers import ROOT, Made, run
+from quickstart_helpers import ROOT, Made, environment, manifest, run
 
 from temper.config import resolve
 from temper.images import pinned
@@ -32,9 +32,8 @@ pytestmark = [
 
 def nix(*words: object, cwd: Path = ROOT, fails: bool = False) -> str:
     """Run a command of Nix and return what it printed; what it said, when it is to fail."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "PYTHON", "TEMPER"))}
     done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env={**env, "NIX_CONFIG": CONFIGURATION}, text=True, capture_output=True
+        [*map(str, words)], cwd=cwd, env={**environment(), "NIX_CONFIG": CONFIGURATION}, text=True, capture_output=True
     )
     assert bool(done.returncode) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stderr if fails else done.stdout.strip()
@@ -64,11 +63,6 @@ def copy(tmp_path: Path) -> Path:
     for words in ("init -q", "add .", "-c user.name=tests -c user.email=tests@localhost commit -q -m copy"):
         subprocess.run(["git", *words.split()], cwd=tmp_path / "repo", check=True)
     return tmp_path / "repo"
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    """Return a result's manifest."""
-    return dict(json.loads((folder / "manifest.json").read_text()))
 
 
 def test_what_nix_builds_is_what_make_builds(made: Made, inputs: str, copy: Path) -> None:
