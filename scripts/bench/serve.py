@@ -5,8 +5,9 @@
     make bench BENCH='--url temper=http://127.0.0.1:8000 --url vllm=http://127.0.0.1:8001'
     make bench BENCH='--url http://127.0.0.1:8000 --users 1,8 --tokens 128 --key-file key'
 
-Each user asks one question after the other, greedy; each question begins with another number, so that no answer comes
-from a cache. All servers get the same questions. A level is measured on all in turn, never on two at a time.
+Each user asks one question after the other, greedy; each question begins with a number that no other run has, so that
+no answer comes from a cache. With `--apart 0.5` the users do not ask all at once, as people would not. All servers get
+the same questions. A level is measured on all in turn, never on two at a time.
 Tokens are those the server counts (without a count see --tokenizer); gaps are between pieces of text, as a reader
 sees them.
 Writes result.json, requests.jsonl (every time of every request) and plot.svg into build/SCENARIO/PROFILE/bench, where
@@ -20,6 +21,7 @@ import asyncio
 import itertools
 import json
 import math
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -170,18 +172,19 @@ async def once(client: httpx.AsyncClient, target: Target, question: str, tokens:
 
 
 async def level(
-    client: httpx.AsyncClient, target: Target, users: int, questions: Iterator[str], tokens: int
+    client: httpx.AsyncClient, target: Target, users: int, questions: Iterator[str], tokens: int, apart: float = 0
 ) -> list[Reply]:
-    """Return the replies to `users` users who ask at the same time, each several questions in turn."""
+    """Return the replies to users who begin `apart` seconds after one another and ask several questions in turn."""
     rounds = max(2, math.ceil(LEAST / users))
     began, replies = time.perf_counter(), list[Reply]()
 
-    async def user() -> None:
+    async def user(number: int) -> None:
+        await asyncio.sleep(number * apart)
         for _ in range(rounds):
             replies.append(await once(client, target, next(questions), tokens, began))
             _progress(f"{target.name}, users: {users}, requests: {len(replies)} of {users * rounds}")
 
-    await asyncio.gather(*(user() for _ in range(users)))
+    await asyncio.gather(*map(user, range(users)))
     _progress("")
     return replies
 
@@ -271,13 +274,15 @@ async def measure(given: argparse.Namespace, raw: Path) -> tuple[list[Target], l
     levels = []
     async with httpx.AsyncClient(headers=key, timeout=given.timeout, limits=limits, trust_env=False) as client:
         targets = [await find(client, url, given.api, given.model) for url in given.url]
-        questions = {target: _questions() for target in targets}
+        first = random.randrange(100_000, 900_000)
+        questions = {target: _questions(first) for target in targets}
         for target in targets:
             print(f"{target.name}: {target.url}, API {target.api}, model {target.model}", file=sys.stderr)
             await level(client, target, 2, questions[target], 8)
         with open(raw, "w", encoding="utf-8") as out:
             for users, target in itertools.product(given.users, targets):
-                replies = counted(await level(client, target, users, questions[target], given.tokens), given.tokenizer)
+                found = await level(client, target, users, questions[target], given.tokens, given.apart)
+                replies = counted(found, given.tokenizer)
                 levels.append(summed(target, users, replies))
                 for reply in replies:
                     out.write(json.dumps({"server": target.name, "users": users, **asdict(reply)}) + "\n")
@@ -285,9 +290,9 @@ async def measure(given: argparse.Namespace, raw: Path) -> tuple[list[Target], l
     return targets, levels
 
 
-def _questions() -> Iterator[str]:
-    """Yield questions without end, the same for each server, each with a number of its own."""
-    return (f"{number}. {question}" for number, question in enumerate(itertools.cycle(QUESTIONS), 1001))
+def _questions(first: int) -> Iterator[str]:
+    """Yield questions without end, each with a number that no server has seen in this run or before."""
+    return (f"{number}. {question}" for number, question in enumerate(itertools.cycle(QUESTIONS), first))
 
 
 def _tell(done: Level, replies: list[Reply]) -> None:
@@ -332,6 +337,7 @@ def options() -> argparse.Namespace:
     add("--tokenizer", type=_tokenizer, metavar="DIR", help="model folder, to count for a server that does not")
     add("--users", type=_users, default=list(LEVELS), metavar="N,N…", help="default: 1,2,4,8,16")
     add("--tokens", type=int, default=64, help="longest answer (default: %(default)s)")
+    add("--apart", type=float, default=0, metavar="SECONDS", help="between two users' first questions (default: 0)")
     add("--timeout", type=float, default=600, help="seconds without a byte (default: %(default)s)")
     add("--out", type=Path, default=BUILD / "bench-serve", metavar="DIR", help="default: %(default)s")
     given = parser.parse_args()

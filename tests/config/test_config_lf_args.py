@@ -15,7 +15,7 @@ from temper.config import lf_args, resolve
 from temper.train import settings
 
 HEAVY = ("torch", "transformers", "llamafactory", "peft", "datasets")
-MODELS = ("temper.serve.runner",)  # part of a model: they are imported where one is loaded
+MODELS = ("temper.serve.decoder", "temper.serve.runner")  # parts of a model: they are imported where one is loaded
 
 # Runs in a child, where importing LLaMA Factory's own dataclasses may take its seconds.
 REAL = """

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from serve_model import reference
 
-from temper.serve import load, runner
+from temper.serve import decoder, load, runner
 from temper.serve.engine import Engine, Step
 from temper.serve.metrics import Metrics
 from temper.serve.validate import Limits, Valid
@@ -69,15 +71,17 @@ def test_a_known_beginning_is_not_computed_again(engine: Engine, folder: Path) -
 
 
 def test_batch_variant_makes_all_rows_at_once(folder: Path) -> None:
-    """With it no layer goes row by row, in float32 either, where each shape mixes rows; a request alone is exact."""
+    """With it no layer goes row by row, and beginnings of any length are known; only last bits are other than alone."""
     engine = Engine(load.load(folder, "float32", 1), LIMITS, 1600, Metrics(LIMITS), variant=True)
     try:
         layers = [layer for layer in engine.loaded.model.modules() if isinstance(layer, runner._Linear)]
         assert layers and not any(layer.mixed for layer in layers)
-        (answer,) = made(engine, PROMPTS[:1])
-        wanted, _ = reference(folder, PROMPTS[0], TOKENS, "float32")
-        assert answer == wanted[: len(answer)]
-        assert all(made(engine, PROMPTS))
+        for prompts in (PROMPTS, [PROMPTS[0], PROMPTS[1], PROMPTS[7]]):  # of like length, and not
+            for prompt, answer in zip(prompts, made(engine, prompts), strict=True):
+                wanted, _ = reference(folder, prompt, TOKENS, "float32")
+                assert answer == wanted[: len(answer)] and len(answer) == len(wanted)
+        place = engine.runner.start([*PROMPTS[7][:100], 5, 6], 102)
+        assert place and place.length == 100
     finally:
         engine.stop()
 
@@ -105,3 +109,36 @@ def test_a_request_that_is_given_up_leaves_its_room(engine: Engine) -> None:
     job.cancelled = True
     assert len(made(engine, PROMPTS[:4], 5)) == 4
     assert all(place.idle for place in engine.runner.places) if isinstance(engine.runner, runner.Runner) else True
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [*decoder.TYPES, "gemma", "phi"])
+def test_other_models_together_as_alone(kind: str, dtype: str) -> None:
+    """What Decoder knows runs by it, other models by their own modules, and both give the tokens of transformers."""
+    torch.manual_seed(1)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2}
+    config = transformers.AutoConfig.for_model(
+        kind,
+        **heads,
+        hidden_size=48,
+        intermediate_size=80,
+        vocab_size=300,
+        pad_token_id=0,
+        eos_token_id=[],
+        sliding_window=None,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    prompts = [[2 + (7 * row + 3 * at) % 290 for at in range(9 + 23 * row)] for row in range(5)]
+    wanted = [
+        model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+    run = runner.make(model, 1000)
+    assert isinstance(run, runner.Runner) and (run.decoder is not None) == (kind in decoder.TYPES)
+    places = [run.start(prompt, len(prompt) + 12) for prompt in prompts]
+    answers = [[int(run.forward([(place, prompt)]).argmax())] for place, prompt in zip(places, prompts, strict=True)]
+    for _ in range(11):
+        rows = run.forward([(place, answer[-1:]) for place, answer in zip(places, answers, strict=True)])
+        for answer, token in zip(answers, rows.argmax(-1).tolist(), strict=True):
+            answer.append(token)
+    assert answers == wanted

@@ -85,6 +85,9 @@ class Serve(Section):
     quantize: str | None = Field(
         None, description="how the server shrinks the weights when it loads them; local: q8_0; none: not"
     )
+    batch_variant: bool = Field(
+        False, description="local: faster with several users; an answer's last bits then depend on what else runs"
+    )
     base_port: int | None = Field(
         None, ge=1, le=65535, description="local: also serve the base model, on this port, to compare at /ui"
     )

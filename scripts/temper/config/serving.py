@@ -46,6 +46,8 @@ def _any_engine(serve: Mapping[str, Any], gpu: bool, model: ModelSpec) -> Iterat
         )
     if engine == "local" and quantize and serve["dtype"] != "auto":
         yield "serve.dtype", f"{serve['dtype']}: weights that are quantised ({quantize}) have no other dtype; auto"
+    if serve["batch_variant"] and (other := quantize if engine == "local" else engine):
+        yield "serve.batch_variant", f"true: with {other} answers depend on what else runs anyway; false"
     if engine != "local" and serve["base_port"]:
         yield "serve.base_port", f"{serve['base_port']}: only the CPU server shows another beside it; null"
     if serve["base_port"] and serve["base_port"] == serve["port"]:

@@ -155,7 +155,8 @@ def _launcher(config: Mapping[str, Any], dtype: str, count: int, address: str) -
         "master-port": _beside(serve["port"], 20_000),
         "usage-stats": "off",
     }
-    return _unbroken([*_words(flags), *(["--enable-prefill-logprobs"] if serve.get("prefill_logprobs") else [])])
+    switches = {"--enable-prefill-logprobs": "prefill_logprobs", "--batch-variant": "batch_variant"}
+    return _unbroken([*_words(flags), *(flag for flag, key in switches.items() if serve.get(key))])
 
 
 def _vllm(config: Mapping[str, Any], dtype: str, count: int, address: str) -> list[str]:

@@ -161,7 +161,7 @@ OPTIONS = (
     ),
     Option(
         "--batch-variant",
-        "let the last bits of an answer depend on what else runs: faster with several users, and not reproducible",
+        "let the last bits of an answer depend on what else runs and ran: faster with several users",
         switch,
         variable=False,
     ),

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from temper.serve.decoder import TYPES, Decoder, Step
+
 KEPT = 32  # places of requests that are over
 ALIGNED = 64  # tokens: attention makes the same of the first ones of a prompt in steps of it, however long the prompt
 SHORT, LONG = 192, 512  # of a prompt below LONG only so many tokens are sure to be the same in a longer one
@@ -44,7 +46,7 @@ def make(model: Any, tokens: int, variant: bool = False) -> Runner | Separate:
     """Return what runs a model for several requests, with room for so many tokens: at once, or one by one.
 
     Only a model whose answer is the same, bit for bit, is run at once: one with attention of its own kind is not.
-    With `variant` that is asked of a request that runs alone only.
+    With `variant` the last bits may change after that.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -55,9 +57,13 @@ def make(model: Any, tokens: int, variant: bool = False) -> Runner | Separate:
     separate = Separate(model, tokens)
     wanted = [_two_steps(separate, prompt) for prompt in ids]
     kind = config._attn_implementation
-    runner = Runner(model, tokens, variant)
-    if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, prompt) for prompt in ids])):
-        return runner
+    runner = Runner(model, tokens)
+    for decoder in dict.fromkeys((runner.decoder, None)):  # else by the model's own modules
+        runner.decoder = decoder
+        if torch.equal(torch.cat(wanted), torch.cat([_two_steps(runner, prompt) for prompt in ids])):
+            if variant:
+                runner.vary()
+            return runner
     model.config._attn_implementation = config._attn_implementation = kind
     return separate
 
@@ -113,26 +119,38 @@ class Separate:
 class Runner:
     """A loaded model that runs several requests at once, and the memory for their keys and values."""
 
-    def __init__(self, model: Any, tokens: int, variant: bool = False) -> None:
+    def __init__(self, model: Any, tokens: int) -> None:
         config = model.config.get_text_config()
         layers, heads, size = _shape(config)
-        self.model, self.tokens = model, tokens
-        self.keys, self.values = (torch.empty(layers, heads, tokens, size, dtype=model.dtype) for _ in range(2))
+        self.model, self.tokens, self.variant = model, tokens, False
+        self.memory = [torch.empty(layers, tokens, heads, size, dtype=model.dtype) for _ in range(2)]  # keys, values
         self.places: list[Place] = []  # oldest first
-        self.parts: Sequence[tuple[Place, int]] = ()
+        self.step: Step
         self.cache = _Cache()
         name = f"temper-{id(self)}"
         ALL_ATTENTION_FUNCTIONS.register(name, self._attend)
         model.config._attn_implementation = config._attn_implementation = name
         self.one_by_one = _Switch()
-        _lay_out(model, self.one_by_one, variant)
+        _lay_out(model, self.one_by_one)
+        self.decoder = Decoder(model) if config.model_type in TYPES else None
+
+    def vary(self) -> None:
+        """Let the last bits of an answer depend on what else runs, and on what ran before, in favour of speed."""
+        self.variant = True
+        for layer in self.model.modules():
+            if isinstance(layer, _Linear):
+                layer.mixed = False
+        if self.decoder:
+            for layer in self.model.model.layers:
+                _join(layer.self_attn, self.one_by_one)
+            self.decoder = Decoder(self.model)
 
     def start(self, prompt: Sequence[int], room: int) -> Place | None:
         """Return a place with room for so many tokens; None while there is none.
 
         What is known of the prompt's beginning, from one that began alike, is filled in already.
         """
-        alike = max(self.places, key=lambda place: same_prefix(place.prompt, prompt), default=None)
+        alike = max(self.places, key=lambda place: same_prefix(place.prompt, prompt, self.variant), default=None)
         while (found := self._free(room)) is None:
             idle = [place for place in self.places if place.idle]
             if not idle:
@@ -141,9 +159,9 @@ class Runner:
             alike = None if leaving is alike else alike
             self.places.remove(leaving)
         place = Place(found, room, prompt=prompt)
-        if alike and (same := same_prefix(alike.prompt, prompt)):
-            for memory in (self.keys, self.values):
-                memory[:, :, found : found + same] = memory[:, :, alike.start : alike.start + same]
+        if alike and (same := same_prefix(alike.prompt, prompt, self.variant)):
+            for memory in self.memory:
+                memory[:, found : found + same] = memory[:, alike.start : alike.start + same]
             place.length = same
         self.places.append(place)
         return place
@@ -170,49 +188,35 @@ class Runner:
 
         With `every` they are [tokens, vocabulary], behind each token.
         """
-        self.parts = [(place, len(ids)) for place, ids in parts]
-        positions = [place.length + at for place, ids in parts for at in range(len(ids))]
+        self.step = Step(self.memory, [(place.start, place.length, len(ids)) for place, ids in parts], self.variant)
         self.one_by_one.on = len(parts) > 1
-        ids = torch.tensor([[token for _, given in parts for token in given]])
-        lasts = torch.tensor([len(given) for _, given in parts]).cumsum(0) - 1
-        at = torch.tensor([positions])
-        logits = self.model(
-            input_ids=ids,
-            position_ids=at,
-            cache_position=at[0],
+        ids = torch.tensor([token for _, given in parts for token in given])
+        at = torch.tensor([place.length + at for place, given in parts for at in range(len(given))])
+        wanted = slice(None) if every else torch.tensor(self.step.counts).cumsum(0) - 1
+        logits = self._run(ids, at, wanted)
+        for place, given in parts:
+            place.length += len(given)
+        return logits.float()
+
+    def _run(self, ids: Tensor, at: Tensor, wanted: Tensor | slice) -> Tensor:
+        if self.decoder:
+            return self.decoder(self.step, ids, at, wanted)
+        logits: Tensor = self.model(
+            input_ids=ids[None],
+            position_ids=at[None],
+            cache_position=at,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=0 if every else lasts,
+            logits_to_keep=wanted,
         ).logits[0]
-        for place, count in self.parts:
-            place.length += count
-        return logits.float()
+        return logits
 
     def _attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float | None = None, **_: Any
     ) -> tuple[Tensor, None]:
         """Let each request's tokens attend to its own: [1, heads, tokens, size] to [1, tokens, heads, size]."""
-        keys, values = self.keys[module.layer_idx], self.values[module.layer_idx]
-        found, at, grouped = [], 0, query.shape[1] != keys.shape[0]
-        for place, count in self.parts:
-            begin, end = place.start + place.length, place.start + place.length + count
-            keys[:, begin:end], values[:, begin:end] = key[0, :, at : at + count], value[0, :, at : at + count]
-            mask = None
-            if place.length and count > 1:
-                mask = torch.ones(count, end - place.start, dtype=torch.bool).tril(place.length)
-            found.append(
-                functional.scaled_dot_product_attention(
-                    query[:, :, at : at + count],
-                    keys[None, :, place.start : end],
-                    values[None, :, place.start : end],
-                    attn_mask=mask,
-                    is_causal=count > 1 and mask is None,
-                    scale=scaling,
-                    enable_gqa=grouped,
-                )
-            )
-            at += count
-        return torch.cat(found, 2).transpose(1, 2), None
+        query, key, value = (given[0].transpose(0, 1) for given in (query, key, value))
+        return self.step.attend(module.layer_idx, query, key, value, scaling)[None], None
 
 
 class _Cache(transformers.Cache):
@@ -244,9 +248,9 @@ class _Linear(nn.Module):
         self.size = (layer.out_features, layer.in_features)
 
     def forward(self, given: Tensor) -> Tensor:
-        """Multiply [1, rows, in] to [1, rows, out]."""
-        if self.mixed and self.one_by_one.on and given.shape[1] > 1:
-            return torch.cat([self.product(row) for row in given.split(1, 1)], 1)
+        """Multiply [..., rows, in] to [..., rows, out]."""
+        if self.mixed and self.one_by_one.on and given.shape[-2] > 1:
+            return torch.cat([self.product(row) for row in given.split(1, -2)], -2)
         return self.product(given)
 
     def product(self, given: Tensor) -> Tensor:
@@ -256,17 +260,27 @@ class _Linear(nn.Module):
         return functional.linear(given, self.weight, self.bias)
 
 
-def _lay_out(model: nn.Module, one_by_one: _Switch, variant: bool) -> None:
-    """Replace a model's linear layers, and unless that may be find out for each shape [out, in] if it mixes rows."""
+def _lay_out(model: nn.Module, one_by_one: _Switch) -> None:
+    """Replace a model's linear layers, and find out for each shape [out, in] if it mixes rows."""
     mixed: dict[tuple[int, int], bool] = {}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
                 new = _Linear(layer, one_by_one)
                 if new.size not in mixed:
-                    mixed[new.size] = not variant and _mixes(new, layer)
+                    mixed[new.size] = _mixes(new, layer)
                 new.mixed = mixed[new.size]
                 setattr(parent, name, new)
+
+
+def _join(attention: nn.Module, one_by_one: _Switch) -> None:
+    """Make one linear layer of those of an attention's queries, keys and values."""
+    parts = [attention.__dict__["_modules"].pop(name) for name in ("q_proj", "k_proj", "v_proj")]
+    joined = nn.Linear(parts[0].size[1], sum(part.size[0] for part in parts), bias=parts[0].bias is not None)
+    joined.weight = nn.Parameter(torch.cat([part.weight.to_dense() for part in parts]), requires_grad=False)
+    if parts[0].bias is not None:
+        joined.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+    attention.qkv_proj = _Linear(joined, one_by_one)
 
 
 def _mixes(new: _Linear, layer: nn.Linear) -> bool:
@@ -279,10 +293,10 @@ def _mixes(new: _Linear, layer: nn.Linear) -> bool:
     return False
 
 
-def same_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many first tokens of two prompts have the same keys and values, bit for bit."""
+def same_prefix(one: Sequence[int], other: Sequence[int], variant: bool = False) -> int:
+    """Return how many first tokens of two prompts have the same keys and values, bit for bit unless `variant`."""
     most = max(0, min(len(one), len(other) - 1))
-    if most < LONG:
+    if most < LONG and not variant:
         most = min(most, SHORT)
     same = next((at for at in range(most) if one[at] != other[at]), most)
-    return same - same % ALIGNED
+    return same if variant else same - same % ALIGNED

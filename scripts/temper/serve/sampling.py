@@ -41,7 +41,7 @@ class Chooser:
         if self.matcher:
             scores = _allowed(scores, self.matcher)
         scores = _warp(scores, self.wanted)
-        token = int(scores.argmax()) if self.generator is None else self._draw(scores)
+        token = int(scores.numpy().argmax()) if self.generator is None else self._draw(scores)  # torch's is slow
         if self.matcher and not self.matcher.consume_token(token):
             raise RuntimeError(self.matcher.get_error())
         logprobs = scores.log_softmax(-1)

@@ -42,7 +42,8 @@ def _key(config: dict[str, Any]) -> str:
 def arguments(config: dict[str, Any]) -> list[str]:
     """Return the server's command-line options from the serve section."""
     given = {name: config["serve"][name] for name in OPTIONS if config["serve"][name] not in (None, "auto")}
-    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*words, *(["--batch-variant"] if config["serve"]["batch_variant"] else [])]
 
 
 def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
@@ -89,12 +90,14 @@ def start_base(config: dict[str, Any], state: Path, port: int, say: Callable[[st
 def start_to_evaluate(config: dict[str, Any], model: str, state: Path, say: Callable[[str], None]) -> str:
     """Serve the "base" or the "tuned" model on a free port of loopback, one that tells how likely a text is.
 
-    The tuned one has to prove itself by its golden prompts, as in `start`. ServeError where another holds the GPU.
+    The tuned one has to prove itself by its golden prompts, as in `start`; what else is asked changes no answer.
+    ServeError where another holds the GPU.
     """
     if config["serve"]["engine"] != "local" and control.status(state_of(config))["running"]:
         raise ServeError("the served model holds the GPU", f"run: make stop SCENARIO={config['scenario']}")
     folder = merged(config) if model == "tuned" else pipeline.base(config)
-    return _start_on(config, folder, f"-eval-{model}", state, {"port": ports.free(), "prefill_logprobs": True}, say)
+    own = {"port": ports.free(), "prefill_logprobs": True, "batch_variant": False}
+    return _start_on(config, folder, f"-eval-{model}", state, own, say)
 
 
 def _start_on(
