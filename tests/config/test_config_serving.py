@@ -31,6 +31,8 @@ def test_gpu_profiles_are_served_by_tgi_and_the_cpu_profile_here(site: Site) -> 
         ("gpu-24g", "", f"{VLLM} serve.quantize=eetq", "serve.quantize", "or one of bitsandbytes, fp8"),
         ("gpu-24g", "", "serve.quantize=fp8", "serve.quantize", "computes in float16; say so with serve.dtype: "),
         ("cpu", "", "serve.quantize=fp8", "serve.quantize", "local cannot make that of a merged model; null, or "),
+        ("cpu", "", "serve.quantize=q8_0 serve.batch_variant=true", "serve.batch_variant", "with q8_0 answers depend"),
+        ("gpu-24g", "", "serve.batch_variant=true", "serve.batch_variant", "with tgi answers depend on what else"),
         ("cpu", "", "serve.dtype=float16", "serve.dtype", "bfloat16, float32 or auto"),
         ("gpu-24g", "", "serve.dtype=float32", "serve.dtype", "float32: TGI serves bfloat16 and float16 only; "),
         ("gpu-24g", "", "merge.dtype=float32", "serve.dtype", "auto is float32 here (merge.dtype): TGI serves"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,32 @@ def test_batch_variant_makes_all_rows_at_once(folder: Path) -> None:
         assert place and place.length == 100
     finally:
         engine.stop()
+
+
+@pytest.mark.parametrize("variant", [False, True])
+def test_who_is_read_together(folder: Path, variant: bool) -> None:
+    """Prompts that wait are read a few at a time with batch_variant, else one by one; a long one always is alone."""
+    engine = Engine(load.load(folder, "float32", 1), LIMITS, 1600, Metrics(LIMITS), variant)
+    try:
+        busy, submitted = threading.Event(), threading.Event()
+        engine.submit(Valid([5], 1, [], False, 0), lambda _: (busy.set(), submitted.wait(60)))
+        assert busy.wait(60)
+        answers = [queue.SimpleQueue[Any]() for _ in PROMPTS]
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            engine.submit(Valid(prompt, 2, [], False, 0), answer.put)
+        submitted.set()
+        assert all(list(steps(answer)) for answer in answers)
+        # Of 9, 32, 55, 78 (174 in all), 101, 124, 147 and 170 tokens: 128 are enough, and above 128 is alone.
+        reads = f'tgi_batch_inference_count{{method="prefill"}} {1 + (4 if variant else 8)}'
+        assert f"{reads}\n" in engine.metrics.render()
+    finally:
+        engine.stop()
+
+
+def test_what_is_not_read_yet_is_not_known(engine: Engine) -> None:
+    """A prompt takes over no keys and values of one that has a place and was not read."""
+    prompt = [9] * 150
+    assert engine.runner.start(prompt, 151).length == engine.runner.start(prompt, 151).length == 0
 
 
 @pytest.mark.parametrize("separate", [False, True])

@@ -93,6 +93,14 @@ def test_tgi_and_the_cpu_server_get_the_same_flags(merged: Path, network: str, k
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_batch_variant_is_a_switch(merged: Path, wanted: bool) -> None:
+    """It reaches the CPU server in a container and outside, and stands alone."""
+    settings = config("local", f"serve.batch_variant={str(wanted).lower()}")
+    for words in (list(box(settings, merged, "host").command), session.arguments(settings)):
+        assert (words[-1] == "--batch-variant") == wanted == ("--batch-variant" in words)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_vllm_gets_its_own(merged: Path, network: str) -> None:
     """Lengths, places, dtype, memory and GPUs of the section; it answers to TGI's model name and samples as asked."""

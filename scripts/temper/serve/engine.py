@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from temper.serve.runner import Place
 
 MOST = 32  # requests that run together; the others wait in order
+TOGETHER = 128  # tokens of several prompts that are read in one pass: products have got as fast as they get by then
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ class Engine:
     def __init__(self, loaded: Loaded, limits: Limits, tokens: int, metrics: Metrics, variant: bool = False) -> None:
         """Take memory for so many tokens of prompts and answers: at least those of the longest request.
 
-        With `variant` the last bits of an answer may depend on what else runs.
+        With `variant` the last bits of an answer may depend on what else runs and ran.
         """
         self.loaded, self.limits, self.metrics = loaded, limits, metrics
         self.runner = _runner(loaded, tokens, limits.max_total_tokens, variant)
+        self.variant = getattr(self.runner, "variant", False)
         self.healthy = True
         self._inside = 0
         self._lock = threading.Lock()
@@ -187,31 +189,41 @@ class Engine:
                 continue
             except queue.Empty:
                 pass
-            while self._waiting and len(self._running) < MOST and self._join(self._waiting[0]):
-                self._waiting.popleft()
+            while self._join():
+                pass
             self._tell()
             return True
 
-    def _join(self, job: Job) -> bool:
-        """Make a request's first token; False while there is no room for it."""
-        if job.cancelled:
-            return True
-        began, others = time.monotonic(), bool(self._running)
-        ids, room = job.wanted.input_ids, len(job.wanted.input_ids) + job.wanted.max_new_tokens
-        place = self.runner.start([] if job.wanted.prefill else ids, room)
-        if place is None:
-            return False
-        self._running.append(job)
-        try:
-            job.state = _State(self.loaded, job.wanted, place)
-        except Exception as error:  # of this request alone
-            self.runner.finish(place)
-            self._fail(job, error)
-            return True
-        self._pass([job], "prefill")
-        if others:
-            self.metrics.concat("backpressure", time.monotonic() - began)
-        return True
+    def _join(self) -> bool:
+        """Make the first token of whoever waits longest, and of those that may be read along; False: nobody joins."""
+        began, others, jobs, left = time.monotonic(), bool(self._running), list[Job](), TOGETHER
+        while self._waiting and len(self._running) < MOST:
+            job = self._waiting[0]
+            if jobs and (left <= 0 or not all(map(self._may_join, (jobs[0], job)))):
+                break
+            if not job.cancelled:
+                ids, room = job.wanted.input_ids, len(job.wanted.input_ids) + job.wanted.max_new_tokens
+                place = self.runner.start([] if job.wanted.prefill else ids, room)
+                if place is None:
+                    break
+                left -= len(ids) - place.length
+                self._running.append(job)
+                try:
+                    job.state = _State(self.loaded, job.wanted, place)
+                    jobs.append(job)
+                except Exception as error:  # of this request alone
+                    self.runner.finish(place)
+                    self._fail(job, error)
+            self._waiting.popleft()
+        if jobs:
+            self._pass(jobs, "prefill")
+            if others:
+                self.metrics.concat("backpressure", time.monotonic() - began)
+        return bool(jobs)
+
+    def _may_join(self, job: Job) -> bool:
+        """Say whether a prompt may be read in one pass with others: without `variant` that could change its answer."""
+        return self.variant and len(job.wanted.input_ids) <= TOGETHER and not job.wanted.prefill
 
     def _tell(self) -> None:
         self.metrics.queue_size(len(self._waiting))

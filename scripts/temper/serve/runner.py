@@ -150,7 +150,11 @@ class Runner:
 
         What is known of the prompt's beginning, from one that began alike, is filled in already.
         """
-        alike = max(self.places, key=lambda place: same_prefix(place.prompt, prompt, self.variant), default=None)
+
+        def known(place: Place) -> int:
+            return same_prefix(place.prompt[: place.length], prompt, self.variant)
+
+        alike = max(self.places, key=known, default=None)
         while (found := self._free(room)) is None:
             idle = [place for place in self.places if place.idle]
             if not idle:
@@ -159,7 +163,7 @@ class Runner:
             alike = None if leaving is alike else alike
             self.places.remove(leaving)
         place = Place(found, room, prompt=prompt)
-        if alike and (same := same_prefix(alike.prompt, prompt, self.variant)):
+        if alike and (same := known(alike)):
             for memory in self.memory:
                 memory[:, found : found + same] = memory[:, alike.start : alike.start + same]
             place.length = same
