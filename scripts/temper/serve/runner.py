@@ -244,12 +244,11 @@ class _Linear(nn.Module):
     While `one_by_one` says so, a layer whose products are `mixed` multiplies rows one by one.
     """
 
-    def __init__(self, layer: nn.Linear, one_by_one: _Switch) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, one_by_one: _Switch) -> None:
         super().__init__()
-        self.one_by_one, self.mixed, self.bias = one_by_one, False, layer.bias
-        self.packed = layer.weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, 1) if self.packed else layer.weight
-        self.size = (layer.out_features, layer.in_features)
+        self.one_by_one, self.mixed, self.bias, self.size = one_by_one, False, bias, tuple(weight.shape)
+        self.packed = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self.packed else weight
 
     def forward(self, given: Tensor) -> Tensor:
         """Multiply [..., rows, in] to [..., rows, out]."""
@@ -266,11 +265,11 @@ class _Linear(nn.Module):
 
 def _lay_out(model: nn.Module, one_by_one: _Switch) -> None:
     """Replace a model's linear layers, and find out for each shape [out, in] if it mixes rows."""
-    mixed: dict[tuple[int, int], bool] = {}
+    mixed: dict[tuple[int, ...], bool] = {}
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
-                new = _Linear(layer, one_by_one)
+                new = _Linear(layer.weight, layer.bias, one_by_one)
                 if new.size not in mixed:
                     mixed[new.size] = _mixes(new, layer)
                 new.mixed = mixed[new.size]
@@ -279,12 +278,11 @@ def _lay_out(model: nn.Module, one_by_one: _Switch) -> None:
 
 def _join(attention: nn.Module, one_by_one: _Switch) -> None:
     """Make one linear layer of those of an attention's queries, keys and values."""
-    parts = [attention.__dict__["_modules"].pop(name) for name in ("q_proj", "k_proj", "v_proj")]
-    joined = nn.Linear(parts[0].size[1], sum(part.size[0] for part in parts), bias=parts[0].bias is not None)
-    joined.weight = nn.Parameter(torch.cat([part.weight.to_dense() for part in parts]), requires_grad=False)
-    if parts[0].bias is not None:
-        joined.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
-    attention.qkv_proj = _Linear(joined, one_by_one)
+    parts = [attention.get_submodule(name) for name in ("q_proj", "k_proj", "v_proj")]
+    weight = torch.cat([part.weight.to_dense() for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    del attention.q_proj, attention.k_proj, attention.v_proj
+    attention.qkv_proj = _Linear(weight, bias, one_by_one)
 
 
 def _mixes(new: _Linear, layer: nn.Linear) -> bool:
