@@ -111,10 +111,14 @@ def _answer(loaded: Any, run: Any, asked: list[int], most: int, eos: frozenset[i
     import torch
 
     if not run:
-        given = {"max_new_tokens": most, "do_sample": False, "eos_token_id": sorted(eos) or None, "pad_token_id": 0}
-        began, tensor = time.perf_counter(), torch.tensor([asked])
-        out = loaded.model.generate(tensor, attention_mask=torch.ones_like(tensor), **given)[0, len(asked) :].tolist()
-        return out, len(out) / (time.perf_counter() - began)
+        tensor, out, took = torch.tensor([asked]), list[int](), list[float]()
+        given = {"do_sample": False, "eos_token_id": sorted(eos) or None, "pad_token_id": 0}
+        given["attention_mask"] = torch.ones_like(tensor)
+        for count in (1, most):
+            began = time.perf_counter()
+            out = loaded.model.generate(tensor, max_new_tokens=count, **given)[0, len(asked) :].tolist()
+            took.append(time.perf_counter() - began)
+        return out, (len(out) - 1) / (took[1] - took[0]) if len(out) > 1 else 0.0
     place = run.start((), len(asked) + most)
     out = [int(run.forward([(place, asked)])[0].argmax())]
     began = time.perf_counter()
