@@ -154,9 +154,10 @@ def _launcher(config: Mapping[str, Any], dtype: str, count: int, address: str) -
         "prometheus-port": _beside(serve["port"], 10_000),
         "master-port": _beside(serve["port"], 20_000),
         "usage-stats": "off",
+        "enable-prefill-logprobs": serve.get("prefill_logprobs"),
+        "batch-variant": serve["batch_variant"],
     }
-    switches = {"--enable-prefill-logprobs": "prefill_logprobs", "--batch-variant": "batch_variant"}
-    return _unbroken([*_words(flags), *(flag for flag, key in switches.items() if serve.get(key))])
+    return _unbroken(words(flags))
 
 
 def _vllm(config: Mapping[str, Any], dtype: str, count: int, address: str) -> list[str]:
@@ -174,12 +175,13 @@ def _vllm(config: Mapping[str, Any], dtype: str, count: int, address: str) -> li
         "gpu-memory-utilization": serve["memory_fraction"],
         "generation-config": "vllm",
     }
-    return [*_words(flags), "--served-model-name", config["scenario"], "tgi"]
+    return [*words(flags), "--served-model-name", config["scenario"], "tgi"]
 
 
-def _words(flags: Mapping[str, Any]) -> list[str]:
-    given = {name: value for name, value in flags.items() if value is not None}
-    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+def words(flags: Mapping[str, Any]) -> list[str]:
+    """Return options as words of a command line: True is a switch, None and False are left out."""
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    return [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [str(value)]))]
 
 
 def _unbroken(words: list[str]) -> list[str]:

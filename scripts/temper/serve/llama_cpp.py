@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.errors import ServeError
-from temper.serve import gguf_file
+from temper.serve import gguf_file, prefix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,10 +177,10 @@ class Quantised:
         if not free:
             return None
         # The free slot that began alike; of those that did not, the one left first.
-        slot = max(free, key=lambda slot: _same(slot.seen, prompt))
+        slot = max(free, key=lambda slot: prefix.common(slot.seen, prompt))
         self.slots.remove(slot)
         self.slots.append(slot)
-        del slot.seen[_same(slot.seen, prompt) :]
+        del slot.seen[prefix.common(slot.seen, prompt) :]
         slot.room, slot.busy = room, True
         self.lib.llama_memory_seq_rm(self.memory, slot.number, slot.length, -1)
         return slot
@@ -241,9 +241,3 @@ def _library() -> Any:
         function = getattr(lib, name)
         function.restype, function.argtypes = returned, taken
     return lib
-
-
-def _same(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two prompts begin with alike; the last of the second is always left to run."""
-    most = max(0, min(len(one), len(other) - 1))
-    return next((at for at in range(most) if one[at] != other[at]), most)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from temper.serve import prefix
 from temper.serve.decoder import TYPES, Decoder, Step
 
 KEPT = 32  # places of requests that are over
@@ -152,7 +153,7 @@ class Runner:
         """
 
         def known(place: Place) -> int:
-            return same_prefix(place.prompt[: place.length], prompt, self.variant)
+            return (prefix.common if self.variant else _exact)(place.prompt[: place.length], prompt)
 
         alike = max(self.places, key=known, default=None)
         while (found := self._free(room)) is None:
@@ -295,10 +296,9 @@ def _mixes(new: _Linear, layer: nn.Linear) -> bool:
     return False
 
 
-def same_prefix(one: Sequence[int], other: Sequence[int], variant: bool = False) -> int:
-    """Return how many first tokens of two prompts have the same keys and values, bit for bit unless `variant`."""
-    most = max(0, min(len(one), len(other) - 1))
-    if most < LONG and not variant:
-        most = min(most, SHORT)
-    same = next((at for at in range(most) if one[at] != other[at]), most)
-    return same if variant else same - same % ALIGNED
+def _exact(known: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return how many tokens of a prompt have, bit for bit, the keys and values of those known."""
+    same = prefix.common(known, prompt)
+    if prefix.most(known, prompt) < LONG:
+        same = min(same, SHORT)
+    return same - same % ALIGNED

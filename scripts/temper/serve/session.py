@@ -17,7 +17,15 @@ from temper.serve.process import Process
 
 # What decides whether a running server is still the right one: the whole section, and the merged model.
 BASE = "base"  # the folder with the state of the base model's server, in the other's
-OPTIONS = ("dtype", "quantize", "max_input_tokens", "max_total_tokens", "max_concurrent_requests", "api_key_file")
+OPTIONS = (
+    "dtype",
+    "quantize",
+    "max_input_tokens",
+    "max_total_tokens",
+    "max_concurrent_requests",
+    "api_key_file",
+    "batch_variant",
+)
 
 
 def state_of(config: dict[str, Any]) -> Path:
@@ -41,9 +49,8 @@ def _key(config: dict[str, Any]) -> str:
 
 def arguments(config: dict[str, Any]) -> list[str]:
     """Return the server's command-line options from the serve section."""
-    given = {name: config["serve"][name] for name in OPTIONS if config["serve"][name] not in (None, "auto")}
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [*words, *(["--batch-variant"] if config["serve"]["batch_variant"] else [])]
+    given = {name: config["serve"][name] for name in OPTIONS}
+    return engines.words({name.replace("_", "-"): value for name, value in given.items() if value != "auto"})
 
 
 def start(config: dict[str, Any], say: Callable[[str], None]) -> str:
